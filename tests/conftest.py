@@ -1,0 +1,82 @@
+"""What the tests share: the script as a module, the data, and ways to run the script as its users do."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "pennkey_hw5_problem1.py"
+DATA = ROOT / "data"
+PLOTS = [
+    "problem1_i_dataset.pdf",
+    "problem1_iii_elbo_terms.pdf",
+    "problem1_iv_reconstructions.pdf",
+    "problem1_v_samples.pdf",
+    "problem1_vi_log_likelihood.pdf",
+]
+OUTPUTS = [*PLOTS, "training_log.csv", "vae.pt", "metrics.json"]
+
+
+def import_script():
+    """Import the script from its file, as a user with another file name would."""
+    spec = importlib.util.spec_from_file_location("hw5", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.set_num_threads(1)  # as main() does
+    return module
+
+
+def command(*options, script=SCRIPT, python=()):
+    """The command line that runs `script`."""
+    return [sys.executable, *python, str(script), *map(str, options)]
+
+
+def environment(**changes):
+    """This process's environment with `changes`; a value of None takes a variable out."""
+    merged = {**os.environ, **changes}
+    return {name: str(value) for name, value in merged.items() if value is not None}
+
+
+def run_script(*options, script=SCRIPT, python=(), cwd=None, env=None, timeout=300, **kwargs):
+    """Run the script to its end; returns the CompletedProcess with text output."""
+    kwargs.setdefault("stdout", subprocess.PIPE)
+    kwargs.setdefault("stderr", subprocess.PIPE)
+    return subprocess.run(
+        command(*options, script=script, python=python),
+        cwd=cwd, env=env or environment(), timeout=timeout, text=True, **kwargs,
+    )
+
+
+@pytest.fixture(scope="session")
+def hw5():
+    """The script, imported once."""
+    return import_script()
+
+
+@pytest.fixture(scope="session")
+def data(hw5):
+    """The data set of seed 0."""
+    return hw5.make_data(DATA, 0)
+
+
+@pytest.fixture(scope="session")
+def trained(hw5, data):
+    """A model and its log after 300 updates."""
+    torch.manual_seed(0)
+    model = hw5.VAE()
+    log = hw5.train(model, data, updates=300, batch_size=200, learning_rate=0.01, weight_decay=0.03, seed=0)
+    return model, log
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run of 300 updates by the committed script, from another directory: its folder and its process."""
+    folder = tmp_path_factory.mktemp("finished")
+    process = run_script("--updates", 300, "--output-dir", folder / "out", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder / "out", process
