@@ -150,7 +150,8 @@ def test_adamw_takes_the_steps_of_torch(hw5, data):
     mine = hw5.VAE().double()
     theirs = hw5.VAE().double()
     theirs.load_state_dict(mine.state_dict())
-    reference = torch.optim.AdamW(theirs.parameters(), betas=(0.9, 0.99), weight_decay=0.3)
+    groups = [{"params": theirs.encoder.parameters(), "weight_decay": 0.3}, {"params": theirs.decoder.parameters(), "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     optimizer = hw5.AdamW(mine, weight_decay=0.3)
     x = data.validation.double()
     for update in range(50):
@@ -160,7 +161,8 @@ def test_adamw_takes_the_steps_of_torch(hw5, data):
             loss = hw5.gaussian_kl(mean, log_variance).sum() - hw5.bernoulli_log_likelihood(x, model.decode_logits(mean)[None]).sum()
             loss.backward()
         optimizer.step(rate)
-        reference.param_groups[0]["lr"] = rate
+        for group in reference.param_groups:
+            group["lr"] = rate
         reference.step()
         reference.zero_grad()
     for name, weight in mine.state_dict().items():
