@@ -28,6 +28,7 @@ def import_script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.set_num_threads(1)  # as main() does
+    torch.set_num_threads(1)  # as main() does
     return module
 
 

@@ -218,3 +218,33 @@ def test_script_imports_four_packages_and_the_standard_library():
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     roots = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert roots == {"torch", "torchvision", "numpy", "matplotlib"}
+
+
+def test_readme_has_the_numbers_of_the_reference_run():
+    metrics = json.loads((ROOT / "figures/metrics.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in readme_rows(metrics):
+        assert row in readme, row
+
+
+def readme_rows(metrics):
+    """What the README quotes of metrics.json, as it stands there."""
+    results, seconds, settings = metrics["results"], metrics["seconds"], metrics["settings"]
+    for name in ("training", "validation", "test"):
+        part = results[name]
+        log_p = f"{results['validation_log_marginal_likelihood']:.2f}" if name == "validation" else ""
+        numbers = f"{part['reconstruction']:.2f} | {part['kl']:.2f} | {part['elbo']:.2f} | {log_p} |"
+        yield f"| {part['images']:,} {name} images | {numbers}"
+    yield f"{metrics['updates_done']:,} updates of {settings['batch_size']} images"
+    yield f"{seconds['training']:.0f} s of training, {seconds['total']:.0f} s in all"
+
+
+def test_readme_shows_every_plot_and_ci_runs_its_test_command():
+    readme, ci = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci/run").read_text()
+    for name in PLOTS:
+        assert name in readme and (ROOT / "figures" / name).is_file()
+    for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", readme):
+        assert (ROOT / image).is_file(), image
+    (pattern,) = re.findall(r"grep -m 1 '([^']+)' README.md", ci)
+    (test_command,) = [line.strip() for line in readme.splitlines() if pattern in line]
+    assert "-r tests/requirements.txt" in test_command

@@ -84,10 +84,12 @@ def test_ctrl_c_keeps_the_log(hw5, data):
 
 
 def test_divergence_names_the_update_and_keeps_the_log_up_to_it(hw5, data):
-    log = train(hw5, data, learning_rate=1e4)[1]
+    seen = []
+    log = train(hw5, data, learning_rate=1e4, updates=500, progress=lambda update, *_: seen.append(update))[1]
     assert isinstance(log.stopped, hw5.Failure)
+    assert seen == list(range(100, len(log.kl) + 1, 100))  # it stopped at the next look, not at the end
     assert f"update {len(log.kl) + 1} " in str(log.stopped)
-    assert len(log.kl) < 250 and np.isfinite(log.kl).all() and np.isfinite(log.reconstruction).all()
+    assert len(log.kl) < 400 and np.isfinite(log.kl).all() and np.isfinite(log.reconstruction).all()
 
 
 @pytest.mark.parametrize("size", [1, 7, 300, 10000])
