@@ -1,9 +1,12 @@
 """What the tests share: the script as a module, the data, and ways to run the script as its users do."""
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,24 @@ PLOTS = [
     "problem1_vi_log_likelihood.pdf",
 ]
 OUTPUTS = [*PLOTS, "training_log.csv", "vae.pt", "metrics.json"]
+
+
+def committed_tree():
+    """A folder with README.md, figures/ and writeup/ as committed; that of the checkout where git cannot tell.
+
+    A run of the script changes figures/, and must not make the tests of the reference run fail.
+    """
+    command = ["git", "-C", str(ROOT), "archive", "--format=zip", "HEAD", "README.md", "figures", "writeup"]
+    try:
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ROOT
+    zipfile.ZipFile(io.BytesIO(archive)).extractall(COPY.name)
+    return Path(COPY.name)
+
+
+COPY = tempfile.TemporaryDirectory()
+COMMITTED = committed_tree()
 
 
 def import_script():

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import DATA, OUTPUTS, PLOTS, ROOT, SCRIPT, run_script
+from conftest import COMMITTED, DATA, OUTPUTS, PLOTS, ROOT, SCRIPT, run_script
 from pypdf import PdfReader
 
 
@@ -221,8 +221,8 @@ def test_script_imports_four_packages_and_the_standard_library():
 
 
 def test_readme_has_the_numbers_of_the_reference_run():
-    metrics = json.loads((ROOT / "figures/metrics.json").read_text())
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    metrics = json.loads((COMMITTED / "figures/metrics.json").read_text())
+    readme = (COMMITTED / "README.md").read_text(encoding="utf-8")
     for row in readme_rows(metrics):
         assert row in readme, row
 
@@ -240,11 +240,11 @@ def readme_rows(metrics):
 
 
 def test_readme_shows_every_plot_and_ci_runs_its_test_command():
-    readme, ci = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci/run").read_text()
+    readme, ci = (COMMITTED / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci/run").read_text()
     for name in PLOTS:
-        assert name in readme and (ROOT / "figures" / name).is_file()
+        assert name in readme and (COMMITTED / "figures" / name).is_file()
     for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", readme):
-        assert (ROOT / image).is_file(), image
+        assert (COMMITTED / image).is_file(), image
     (pattern,) = re.findall(r"grep -m 1 '([^']+)' README.md", ci)
     (test_command,) = [line.strip() for line in readme.splitlines() if pattern in line]
     assert "-r tests/requirements.txt" in test_command

@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PLOTS, ROOT, environment
+from conftest import COMMITTED, PLOTS, environment
 from pypdf import PdfReader
 
-WRITEUP = ROOT / "writeup"
+WRITEUP = COMMITTED / "writeup"
 TEX, PDF = WRITEUP / "hw5_problem1.tex", WRITEUP / "hw5_problem1.pdf"
 needs_latex = pytest.mark.skipif(not (shutil.which("latexmk") and shutil.which("pdflatex")), reason="LaTeX is not installed")
 
@@ -116,7 +116,7 @@ def test_each_plot_is_on_the_page_of_its_sub_problem():
     titles = dict(zip(("i", "ii", "iii", "iv", "v", "vi"), re.findall(r"\\subsection\{(.*)\}", TEX.read_text(encoding="utf-8"))))
     for plot in PLOTS:
         number = plot.split("_")[1]
-        drawing = PdfReader(ROOT / "figures" / plot).pages[0].get_contents().get_data().strip()
+        drawing = PdfReader(COMMITTED / "figures" / plot).pages[0].get_contents().get_data().strip()
         shown = [
             re.sub(r"\s+", " ", page.extract_text())
             for page in pages
@@ -137,7 +137,7 @@ def test_blanks_are_visible_until_filled_in(build, text):
 def tree(tmp_path):
     """A copy of what the write-up is built from."""
     shutil.copytree(WRITEUP, tmp_path / "writeup", ignore=shutil.ignore_patterns("build", "*.pdf", "__pycache__"))
-    shutil.copytree(ROOT / "figures", tmp_path / "figures")
+    shutil.copytree(COMMITTED / "figures", tmp_path / "figures")
     return tmp_path
 
 
