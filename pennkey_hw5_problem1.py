@@ -255,9 +255,9 @@ def minibatches(images, size, generator):
 def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed, progress=None):
     """Maximize Eq. (1) on `data.training` over the weights of `model`; returns the Log.
 
-    `progress(update, reconstruction, kl, validation)` is called after every 100th update and the last one, with means
-    over the latest 100 updates. Ctrl-C or a value that is not finite ends training early: the Log then holds what came
-    before, and `stopped` says why.
+    `progress(update, reconstruction, kl, validation)` is called after every 100th update and the last one: means of the
+    terms over the latest 100 updates, and the latest validation, None before update 100. Ctrl-C or a value that is not
+    finite ends training early: the Log then holds what came before, and `stopped` says why.
     """
     noise, validation_noise = (torch.Generator(data.training.device).manual_seed(seed) for _ in range(2))
     optimizer = AdamW(model, weight_decay)
@@ -283,7 +283,7 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
                     stopped = Failure(f"update {update} left weights that are not finite")
                     break
                 if progress:
-                    progress(update, *latest.mean(dim=0).tolist(), float(validation[-1]) if validation else math.nan)
+                    progress(update, *latest.mean(dim=0).tolist(), validation[-1].item() if validation else None)
     except KeyboardInterrupt:
         if done == 0:
             raise
@@ -572,9 +572,10 @@ def progress_printer(updates):
     def progress(update, reconstruction, kl, validation):
         if update % every == 0 or update == updates:
             rate = update / (time.perf_counter() - start)
+            validated = "none yet" if validation is None else f"{validation:8.2f}"
             say(
                 f"update {update:6d}/{updates}   reconstruction {reconstruction:8.2f}   KL {kl:6.2f}   "
-                f"validation {validation:8.2f}   {rate:5.0f} updates/s   {(updates - update) / rate:4.0f} s left"
+                f"validation {validated}   {rate:5.0f} updates/s   {(updates - update) / rate:4.0f} s left"
             )
 
     return progress
