@@ -80,7 +80,7 @@ class Data(NamedTuple):
 
     training: torch.Tensor  # (10000, 196), 1000 of each digit
     validation: torch.Tensor  # (100, 196), 10 of each digit, from the test split
-    test: torch.Tensor  # (10000, 196), the whole test split: it only reports
+    test: torch.Tensor  # (10000, 196), the whole test split, the validation images among them
 
 
 def make_data(data_dir, seed, device="cpu"):
@@ -172,7 +172,7 @@ def gaussian_kl(mean, log_variance):
 
 
 def elbo_terms(model, x, generator=None, samples=SAMPLES):
-    """First and second term of Eq. (1), each a mean over the images x (B, 196), in nats per image."""
+    """First term of Eq. (1), and the KL that it subtracts: means over the images x (B, 196), in nats per image."""
     mean, log_variance = model.encode(x)
     z = reparameterize(mean, log_variance, samples, generator)
     reconstruction = bernoulli_log_likelihood(x, model.decode_logits(z))
@@ -202,7 +202,8 @@ class AdamW:
     """Adam (arXiv:1412.6980, Algorithm 1), with decoupled weight decay (arXiv:1711.05101, Algorithm 2) of the encoder.
 
     The steps are those of torch.optim.AdamW, whose first use would import torch._dynamo for two seconds. All weights
-    lie in one vector, encoder first, so that a step is seven operations and not seven for each of eight tensors.
+    lie in one vector, encoder first, so that a step is eight operations and not eight for each of eight tensors.
+    The model must not move to another device, nor set its gradients to None, once this has been made.
     """
 
     def __init__(self, model, weight_decay, betas=(0.9, 0.99), eps=1e-8):
@@ -230,7 +231,7 @@ class AdamW:
 
 
 class Log(NamedTuple):
-    """What training logged, in nats per image: entry t - 1 of a term belongs to weight update t."""
+    """What training logged, in nats per image: entry t - 1 of a term is that of update t, before its step."""
 
     reconstruction: np.ndarray  # (updates,), first term of Eq. (1)
     kl: np.ndarray  # (updates,), second term
@@ -240,7 +241,7 @@ class Log(NamedTuple):
 
 @torch.no_grad()
 def start_at_mean_image(model, images):
-    """Let the decoder's output be the mean of `images` (n, 196) at first, so that training starts with what differs."""
+    """Start the decoder near the mean of `images` (n, 196), whatever z, so that training is about what differs."""
     model.decoder[-1].bias.copy_((images.mean(dim=0)).clamp(0.001, 0.999).logit())
 
 
@@ -259,6 +260,7 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
     terms over the latest 100 updates, and the latest validation, None before update 100. Ctrl-C or a value that is not
     finite ends training early: the Log then holds what came before, and `stopped` says why.
     """
+    # The same seed for both: each is a stream of its own, and they are never compared.
     noise, validation_noise = (torch.Generator(data.training.device).manual_seed(seed) for _ in range(2))
     optimizer = AdamW(model, weight_decay)
     start_at_mean_image(model, data.training)
@@ -346,7 +348,7 @@ def draw_dataset(data):
 
 
 def running_mean(values, window=100):
-    """Mean over `window` successive values (over all, where there are fewer), and the update in the middle of each."""
+    """The update in the middle of each `window` successive values (of all, where there are fewer), and their mean."""
     window = min(window, len(values))
     sums = np.cumsum(np.concatenate(([0.0], values)))
     return np.arange(len(values) - window + 1) + (window + 1) / 2, (sums[window:] - sums[:-window]) / window
@@ -487,8 +489,8 @@ def save_figure(path, draw, png):
         figure = draw()
         for suffix in (".pdf", ".png") if png else (".pdf",):
             content = io.BytesIO()
-            dated = {"metadata": {"CreationDate": None}} if suffix == ".pdf" else {}  # no date: same run, same bytes
-            figure.savefig(content, format=suffix[1:], dpi=110, **dated)
+            undated = {"metadata": {"CreationDate": None}} if suffix == ".pdf" else {}  # same run, same bytes
+            figure.savefig(content, format=suffix[1:], dpi=110, **undated)
             save(path.with_suffix(suffix), content.getvalue())
 
 
@@ -537,6 +539,7 @@ def parse_options(arguments=None):
         description="Train a variational auto-encoder on binarized 14x14 MNIST and save every plot of the homework.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
     def add(name, help, **more):
         parser.add_argument(name, help=help, **more)
 
@@ -644,7 +647,7 @@ def run(options):
     watch("training")
     save(folder / "training_log.csv", log_csv(log).encode())
     if isinstance(log.stopped, Failure):
-        raise Failure(f"{log.stopped}; training_log.csv ends before it. Choose a lower --learning-rate")
+        raise Failure(f"{log.stopped}; training_log.csv has what came before. Choose a lower --learning-rate")
 
     weights = io.BytesIO()
     torch.save({name: weight.cpu().clone() for name, weight in model.state_dict().items()}, weights)
@@ -704,7 +707,7 @@ def run(options):
 def main(arguments=None):
     """Run the command line and turn expected errors into one sentence each; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if stream:
+        if hasattr(stream, "reconfigure"):  # not so in a notebook or IDLE
             stream.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
     options = parse_options(arguments)
     torch.set_num_threads(options.threads)
@@ -712,6 +715,11 @@ def main(arguments=None):
         return run(options)
     except (Failure, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if options.device.type == "cpu":
+            raise
+        print(f"error: {options.device} failed ({error}); --device cpu always works", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"stopped: {error or 'interrupted'}", file=sys.stderr)

@@ -49,7 +49,6 @@ def import_script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.set_num_threads(1)  # as main() does
-    torch.set_num_threads(1)  # as main() does
     return module
 
 

@@ -135,11 +135,11 @@ def build():
         definitions = [latex(name, value) for name, value in macros(metrics).items()]
     except KeyError as error:
         raise Failure(f"{FIGURES / 'metrics.json'} lacks {error}; run pennkey_hw5_problem1.py again") from error
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "numbers.tex").write_text("\n".join(definitions) + "\n", encoding="utf-8")
     if not (shutil.which("latexmk") and shutil.which("pdflatex")):
         raise Failure("LaTeX is missing; install texlive-latex-recommended and latexmk (Debian, Ubuntu) or MacTeX (macOS)")
 
-    BUILD.mkdir(exist_ok=True)
-    (BUILD / "numbers.tex").write_text("\n".join(definitions) + "\n", encoding="utf-8")
     # No clock, so that the PDF depends on its sources alone; no broken lines in the log, so that they can be searched.
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
     command = ["latexmk", "-norc", "-g", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
