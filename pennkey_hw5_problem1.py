@@ -309,6 +309,19 @@ def evaluate(model, images, seed, samples=ELBO_SAMPLES):
     return {"images": len(images), "reconstruction": reconstruction, "kl": kl, "elbo": reconstruction - kl}
 
 
+@torch.no_grad()
+def reconstruct(model, images):
+    """(iv) The decoder's output for z = the mean of p_u(z|x): (n, 196) -> (n, 196), probabilities of the pixels."""
+    return model.decode(model.encode(images)[0])
+
+
+@torch.no_grad()
+def sample(model, number, generator):
+    """(v) The decoder's output for z ~ N(0, I), all in one forward pass: (number, 196), probabilities of the pixels."""
+    z = torch.randn(number, LATENT, generator=generator)  # drawn on the CPU: the same on every device
+    return model.decode(z.to(next(model.parameters()).device))
+
+
 # ---- (i), (iii) to (vi) Figures -----------------------------------------------------------------
 
 BLUE, ORANGE, PALE = "#0072B2", "#D55E00", "#9CC9E8"  # told apart by the colour-blind and in grey
@@ -597,7 +610,7 @@ def results(model, data, log, seed):
     generator = torch.Generator(data.validation.device).manual_seed(seed)
     log_p = log_marginal_likelihood(model, data.validation, IMPORTANCE_SAMPLES, generator)
     mean, log_variance = model.encode(data.validation)
-    wrong = (model.decode(mean) > 0.5) != data.validation.bool()
+    wrong = (reconstruct(model, data.validation) > 0.5) != data.validation.bool()
     return {
         **{name: evaluate(model, images, seed) for name, images in data._asdict().items()},
         "elbo_samples": ELBO_SAMPLES,
@@ -658,10 +671,8 @@ def run(options):
     generator = torch.Generator().manual_seed(seed)
     digits = torch.randperm(10, generator=generator)[:8].sort().values
     originals = data.validation.view(10, VALIDATION_PER_DIGIT, PIXELS)[digits.to(options.device), 0]
-    with torch.no_grad():
-        outputs = model.decode(model.encode(originals)[0])  # z = the mean of p_u(z|x)
-        samples = model.decode(torch.randn(64, LATENT, generator=generator).to(options.device))
-    originals, outputs, samples = (images.cpu().numpy() for images in (originals, outputs, samples))
+    outputs, samples = reconstruct(model, originals), sample(model, 64, generator).cpu().numpy()
+    originals, outputs = originals.cpu().numpy(), outputs.cpu().numpy()
     plots = {
         "problem1_iii_elbo_terms.pdf": lambda: draw_elbo_terms(log),
         "problem1_iv_reconstructions.pdf": lambda: draw_reconstructions(originals, outputs, digits.tolist()),
