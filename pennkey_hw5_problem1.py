@@ -271,7 +271,7 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
         for update, x in zip(range(1, updates + 1), minibatches(data.training, batch_size, noise)):
             reconstruction, kl = elbo_terms(model, x, noise)
             (kl - reconstruction).backward()
-            # Up in the first 5 %, or latents die of large first steps; down in the last 30 %, to average out the noise.
+            # Up in the first 5 %, which pays at twice the rate; down in the last 30 %, to average out the noise.
             optimizer.step(learning_rate * min(1, update / updates / 0.05, (updates + 1 - update) / updates / 0.3))
             terms[update - 1] = torch.stack((reconstruction.detach(), kl.detach()))
             done = update
