@@ -143,13 +143,12 @@ class VAE(nn.Module):
         """
         return self.encoder(x).chunk(2, dim=-1)
 
-    def decode_logits(self, z):
-        """The decoder before its sigmoid, for a stable log-likelihood: (..., 8) -> (..., 196)."""
-        return self.decoder(z)
-
     def decode(self, z):
-        """The decoder's output y, the probability that each pixel is 1: (..., 8) -> (..., 196)."""
-        return torch.sigmoid(self.decode_logits(z))
+        """The decoder's output y, the probability that each pixel is 1: (..., 8) -> (..., 196).
+
+        `decoder` alone gives the logits before the sigmoid, for a stable log-likelihood.
+        """
+        return torch.sigmoid(self.decoder(z))
 
 
 def reparameterize(mean, log_variance, samples, generator=None):
@@ -161,9 +160,10 @@ def reparameterize(mean, log_variance, samples, generator=None):
 def bernoulli_log_likelihood(x, logits):
     """log p_v(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i), y = sigmoid(logits): (B, 196), (S, B, 196) -> (S, B).
 
-    From logits, as log y and log(1 - y) would be -inf where the sigmoid rounds to 0 or 1 (paper, Appendix C.1).
+    For x_i = 1 the summand is log sigmoid(logit), for x_i = 0 it is log(1 - sigmoid(logit)) = log sigmoid(-logit).
+    logsigmoid is finite where log(sigmoid) is -inf, as the sigmoid rounds to 0 or 1 (paper, Appendix C.1).
     """
-    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(dim=-1)
+    return F.logsigmoid((2 * x - 1) * logits).sum(dim=-1)
 
 
 def gaussian_kl(mean, log_variance):
@@ -175,7 +175,7 @@ def elbo_terms(model, x, generator=None, samples=SAMPLES):
     """First term of Eq. (1), and the KL that it subtracts: means over the images x (B, 196), in nats per image."""
     mean, log_variance = model.encode(x)
     z = reparameterize(mean, log_variance, samples, generator)
-    reconstruction = bernoulli_log_likelihood(x, model.decode_logits(z))
+    reconstruction = bernoulli_log_likelihood(x, model.decoder(z))
     return reconstruction.mean(), gaussian_kl(mean, log_variance).sum(dim=-1).mean()
 
 
@@ -191,43 +191,73 @@ def log_marginal_likelihood(model, x, samples, generator=None):
     for size in [100] * (samples // 100) + [samples % 100]:  # in pieces, to bound the memory
         z = reparameterize(mean, log_variance, size, generator)
         log_ratio = 0.5 * (log_variance + (z - mean).square() / log_variance.exp() - z.square()).sum(dim=-1)
-        log_weights.append(bernoulli_log_likelihood(x, model.decode_logits(z)) + log_ratio)
+        log_weights.append(bernoulli_log_likelihood(x, model.decoder(z)) + log_ratio)
     return torch.logsumexp(torch.cat(log_weights), dim=0) - math.log(samples)
 
 
 # ---- (ii) Training ------------------------------------------------------------------------------
 
 
-class AdamW:
-    """Adam (arXiv:1412.6980, Algorithm 1), with decoupled weight decay (arXiv:1711.05101, Algorithm 2) of the encoder.
+class Optimizer:
+    """Adam (arXiv:1412.6980, Algorithm 1), but whitened steps for the two large matrices; weight decay of the first.
 
-    The steps are those of torch.optim.AdamW, whose first use would import torch._dynamo for two seconds. All weights
-    lie in one vector, encoder first, so that a step is eight operations and not eight for each of eight tensors.
+    The first matrix of the encoder and the last of the decoder have 196 weights for each of 128 hidden units. With G
+    the gradient of such a matrix (128, 196), M its running mean and C that of G G^T, the step is sqrt(196) C^(-1/2) M
+    (ASGO, arXiv:2503.20762; also called one-sided Shampoo): hidden units that would all learn the same are told apart,
+    and pixels that are seldom on take no larger steps than others. It takes a third of the updates that Adam takes.
+
     The model must not move to another device, nor set its gradients to None, once this has been made.
     """
 
-    def __init__(self, model, weight_decay, betas=(0.9, 0.99), eps=1e-8):
-        parameters = list(model.parameters())
-        sizes = [p.numel() for p in parameters]
-        self.weights = nn.utils.parameters_to_vector(parameters).detach()
-        self.gradient = torch.zeros_like(self.weights)
-        for p, weight, gradient in zip(parameters, self.weights.split(sizes), self.gradient.split(sizes)):
-            p.data, p.grad = weight.view_as(p), gradient.view_as(p)  # views: backward() fills the one vector
-        self.encoder_weights = self.weights[: sum(p.numel() for p in model.encoder.parameters())]
-        self.first_moment, self.second_moment = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+    def __init__(self, model, weight_decay, betas=(0.95, 0.99), eps=1e-8):
         self.weight_decay, self.betas, self.eps, self.steps = weight_decay, betas, eps, 0
+        first, last = model.encoder[0].weight, model.decoder[-1].weight
+        rest = [p for p in model.parameters() if p is not first and p is not last]
+        self.matrices = torch.stack((first, last.T)).detach()  # (2, 128, 196)
+        self.vector = nn.utils.parameters_to_vector(rest).detach()
+        self.matrices_gradient, self.matrices_mean = torch.zeros_like(self.matrices), torch.zeros_like(self.matrices)
+        self.vector_gradient, self.vector_mean, self.vector_square = (torch.zeros_like(self.vector) for _ in range(3))
+
+        def views(matrices, vector):
+            parts = vector.split([p.numel() for p in rest])
+            return [matrices[0], matrices[1].T, *(part.view_as(p) for part, p in zip(parts, rest))]
+
+        # Weights and gradients of the model become views of these tensors, so that a step is few operations.
+        weights, gradients = views(self.matrices, self.vector), views(self.matrices_gradient, self.vector_gradient)
+        for p, weight, gradient in zip((first, last, *rest), weights, gradients):
+            p.data, p.grad = weight, gradient
 
     def step(self, learning_rate):
-        """Move the weights against the gradient that backward() has added up, and set it to zero again."""
+        """Move the weights against the gradients that backward() has added up, and set these to zero again."""
         self.steps += 1
         beta1, beta2 = self.betas
-        correction1, correction2 = 1 - beta1**self.steps, math.sqrt(1 - beta2**self.steps)
-        self.first_moment.lerp_(self.gradient, 1 - beta1)
-        self.second_moment.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
-        denominator = self.second_moment.sqrt().add_(self.eps * correction2)
-        self.encoder_weights.mul_(1 - learning_rate * self.weight_decay)
-        self.weights.addcdiv_(self.first_moment, denominator, value=-learning_rate * correction2 / correction1)
-        self.gradient.zero_()
+        rate = learning_rate / (1 - beta1**self.steps)
+        if self.steps % 10 == 1:  # often enough, at a tenth of the cost
+            self.update_whitening()
+        self.matrices_mean.lerp_(self.matrices_gradient, 1 - beta1)
+        self.matrices[0].mul_(1 - learning_rate * self.weight_decay)
+        self.matrices.baddbmm_(self.whitening, self.matrices_mean, alpha=-rate)
+
+        self.vector_mean.lerp_(self.vector_gradient, 1 - beta1)
+        self.vector_square.lerp_(self.vector_gradient.square(), 1 - beta2)
+        deviation = (self.vector_square / (1 - beta2**self.steps)).sqrt() + self.eps
+        self.vector.addcdiv_(self.vector_mean, deviation, value=-rate / 2)  # at the whole rate, latents can die early
+
+        self.matrices_gradient.zero_()
+        self.vector_gradient.zero_()
+
+    def update_whitening(self):
+        """Take this step's gradients into C, and compute sqrt(196) C^(-1/2), both (2, 128, 128)."""
+        gradient = self.matrices_gradient.cpu()  # eigh is missing on MPS, and slow on CUDA for matrices so small
+        gram = gradient @ gradient.mT
+        if self.steps == 1:  # at first a multiple of I, as one gradient says too little about 128 directions
+            scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+            self.gram_mean = scale[:, None, None] * torch.eye(HIDDEN, dtype=gram.dtype)
+        self.gram_mean.lerp_(gram, 0.2)
+        if self.gram_mean.isfinite().all():  # else training has diverged, which train() finds
+            values, vectors = torch.linalg.eigh(self.gram_mean)
+            damped = values + 1e-3 * values.mean(dim=1, keepdim=True) + self.eps**2
+            self.whitening = (vectors * (PIXELS / damped).sqrt()[:, None] @ vectors.mT).to(self.matrices.device)
 
 
 class Log(NamedTuple):
@@ -242,7 +272,7 @@ class Log(NamedTuple):
 @torch.no_grad()
 def start_at_mean_image(model, images):
     """Start the decoder near the mean of `images` (n, 196), whatever z, so that training is about what differs."""
-    model.decoder[-1].bias.copy_((images.mean(dim=0)).clamp(0.001, 0.999).logit())
+    model.decoder[-1].bias.copy_(images.mean(dim=0).clamp(0.001, 0.999).logit())
 
 
 def minibatches(images, size, generator):
@@ -262,7 +292,7 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
     """
     # The same seed for both: each is a stream of its own, and they are never compared.
     noise, validation_noise = (torch.Generator(data.training.device).manual_seed(seed) for _ in range(2))
-    optimizer = AdamW(model, weight_decay)
+    optimizer = Optimizer(model, weight_decay)
     start_at_mean_image(model, data.training)
     # One tensor for all values: many small ones that stay would keep the memory of the steps from being used again.
     terms = torch.empty(updates, 2, device=data.training.device)
@@ -271,17 +301,18 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
         for update, x in zip(range(1, updates + 1), minibatches(data.training, batch_size, noise)):
             reconstruction, kl = elbo_terms(model, x, noise)
             (kl - reconstruction).backward()
-            # Up in the first 5 %, which pays at twice the rate; down in the last 30 %, to average out the noise.
-            optimizer.step(learning_rate * min(1, update / updates / 0.05, (updates + 1 - update) / updates / 0.3))
+            # Up in the first 5 %, while early steps mislead; down in the last half, which averages out their noise.
+            part = update / (updates + 1)
+            optimizer.step(learning_rate * min(1, 20 * part, 2 * (1 - part)))
             terms[update - 1] = torch.stack((reconstruction.detach(), kl.detach()))
             done = update
 
             if update % VALIDATION_EVERY == 0:
                 with torch.no_grad():  # noise of its own: validating never changes training
                     validation.append(elbo_terms(model, data.validation, validation_noise)[0])
-            if update % VALIDATION_EVERY == 0 or update == updates:  # only here the loop waits for the device
+            if update % VALIDATION_EVERY == 0 or update == updates:  # besides eigh, only this waits for the device
                 latest = terms[max(0, update - VALIDATION_EVERY) : update]
-                if not (latest.isfinite().all() and optimizer.weights.isfinite().all()):
+                if not (latest.isfinite().all() and all(p.isfinite().all() for p in model.parameters())):
                     stopped = Failure(f"update {update} left weights that are not finite")
                     break
                 if progress:
@@ -559,10 +590,10 @@ def parse_options(arguments=None):
     def add_number(name, kind, low, high, default, help):
         add(name, help, type=number(kind, low, high), default=default, metavar="N")
 
-    add_number("--updates", int, 1, 10**7, 4500, "weight updates")
+    add_number("--updates", int, 1, 10**7, 1250, "weight updates")
     add_number("--batch-size", int, 1, 10 * TRAINING_PER_DIGIT, 400, "images in a mini-batch")
-    add_number("--learning-rate", float, 1e-9, 1e9, 0.015, "highest learning rate of AdamW")
-    add_number("--weight-decay", float, 0, 1e9, 0.1, "decoupled weight decay of the encoder")
+    add_number("--learning-rate", float, 1e-9, 1e9, 0.04, "highest learning rate")
+    add_number("--weight-decay", float, 0, 1e9, 0.2, "decoupled weight decay of the encoder's first matrix")
     add_number("--seed", int, 0, 2**63 - 1, 0, "seed of data, weights, mini-batches and noise")
     add_number("--threads", int, 1, 1024, 1, "processor threads; 2 are faster only while nothing else runs")
     add("--device", "auto, cuda, mps or cpu; auto takes the first of them that is there", type=device, default="auto")
@@ -663,7 +694,7 @@ def run(options):
         raise Failure(f"{log.stopped}; training_log.csv has what came before. Choose a lower --learning-rate")
 
     weights = io.BytesIO()
-    torch.save({name: weight.cpu().clone() for name, weight in model.state_dict().items()}, weights)
+    torch.save({name: weight.cpu().contiguous().clone() for name, weight in model.state_dict().items()}, weights)
     save(folder / "vae.pt", weights.getvalue())
     numbers = results(model, data, log, seed)
     watch("evaluation")

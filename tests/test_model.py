@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
@@ -74,7 +75,7 @@ def test_reparameterized_gradient_is_the_score_function_gradient(hw5, data):
     samples = 200_000
 
     def log_likelihood(z):
-        return hw5.bernoulli_log_likelihood(x, model.decode_logits(z)).squeeze(1)
+        return hw5.bernoulli_log_likelihood(x, model.decoder(z)).squeeze(1)
 
     reparameterized = log_likelihood(hw5.reparameterize(mean, log_variance, samples)).mean()
     pathwise = torch.cat(torch.autograd.grad(reparameterized, (mean, log_variance))).flatten()
@@ -128,7 +129,7 @@ def test_log_marginal_likelihood_is_exact_where_it_can_be(hw5, data):
         model.encoder[2].weight.zero_()
         model.encoder[2].bias.copy_(torch.tensor([0.2] * 8 + [-0.1] * 8))
     x = data.validation[:5]
-    exact = Independent(Bernoulli(logits=model.decode_logits(torch.zeros(8))), 1).log_prob(x)
+    exact = Independent(Bernoulli(logits=model.decoder(torch.zeros(8))), 1).log_prob(x)
     estimate = hw5.log_marginal_likelihood(model, x, 50_050, torch.Generator().manual_seed(7))
     torch.testing.assert_close(estimate, exact, rtol=0, atol=0.02)
 
@@ -141,29 +142,51 @@ def test_architecture_is_that_of_the_handout(hw5):
         (128, 196), (128,), (16, 128), (16,), (128, 8), (128,), (196, 128), (196,),
     ]  # fmt: skip
     z = torch.randn(64, 8)
-    assert torch.equal(model.decode(z), torch.sigmoid(model.decode_logits(z)))
+    assert torch.equal(model.decode(z), torch.sigmoid(model.decoder(z)))
 
 
-def test_adamw_takes_the_steps_of_torch(hw5, data):
-    """All but the order of roundings: double precision, 50 updates, a rate that changes."""
+@pytest.fixture
+def optimized(hw5):
+    """Weights (double precision) and the gradients that moved them by 35 steps at falling rates: names of each to tensors."""
     torch.manual_seed(8)
-    mine = hw5.VAE().double()
-    theirs = hw5.VAE().double()
-    theirs.load_state_dict(mine.state_dict())
-    groups = [{"params": theirs.encoder.parameters(), "weight_decay": 0.3}, {"params": theirs.decoder.parameters(), "weight_decay": 0.0}]
-    reference = torch.optim.AdamW(groups, betas=(0.9, 0.99))
-    optimizer = hw5.AdamW(mine, weight_decay=0.3)
-    x = data.validation.double()
-    for update in range(50):
-        rate = 0.01 * (1 - update / 50)
-        for model in (mine, theirs):
-            mean, log_variance = model.encode(x)
-            loss = hw5.gaussian_kl(mean, log_variance).sum() - hw5.bernoulli_log_likelihood(x, model.decode_logits(mean)[None]).sum()
-            loss.backward()
+    model = hw5.VAE().double()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer, rates, gradients = hw5.Optimizer(model, weight_decay=0.3), [0.01 * (1 - step / 35) for step in range(35)], []
+    for rate in rates:
+        gradients.append({name: torch.randn_like(p) * torch.rand(()) for name, p in model.named_parameters()})
+        for name, p in model.named_parameters():
+            p.grad += gradients[-1][name]
         optimizer.step(rate)
-        for group in reference.param_groups:
-            group["lr"] = rate
-        reference.step()
-        reference.zero_grad()
-    for name, weight in mine.state_dict().items():
-        torch.testing.assert_close(weight, theirs.state_dict()[name])
+        assert all((p.grad == 0).all() for p in model.parameters())
+    return start, gradients, rates, {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_small_weights_take_the_steps_of_torchs_adam_at_half_the_rate(optimized):
+    start, gradients, rates, end = optimized
+    small = [name for name in start if name not in ("encoder.0.weight", "decoder.2.weight")]
+    assert len(small) == 6
+    for name in small:
+        p = start[name].clone().requires_grad_()
+        reference = torch.optim.Adam([p], betas=(0.95, 0.99))
+        for gradient, rate in zip(gradients, rates):
+            reference.param_groups[0]["lr"], p.grad = rate / 2, gradient[name]
+            reference.step()
+        torch.testing.assert_close(end[name], p.detach())
+
+
+@pytest.mark.parametrize("name", ["encoder.0.weight", "decoder.2.weight"])
+def test_large_matrices_take_whitened_steps(optimized, name):
+    """W <- W - rate sqrt(196) C^(-1/2) M, the root of C from its singular value decomposition; decay of the encoder alone."""
+    start, gradients, rates, end = optimized
+    hidden_first = (lambda matrix: matrix.numpy()) if name == "encoder.0.weight" else (lambda matrix: matrix.numpy().T)
+    decay = 0.3 if name == "encoder.0.weight" else 0
+    weights, mean, c = hidden_first(start[name]).copy(), 0, None
+    for step, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+        g = hidden_first(gradient[name])
+        mean = 0.95 * mean + 0.05 * g
+        if step in (1, 11, 21, 31):
+            c = 0.8 * (np.eye(128) * np.square(g).sum() / 128 if c is None else c) + 0.2 * g @ g.T
+            u, values, _ = np.linalg.svd(c)
+            root = u @ np.diag((values + 1e-3 * values.mean()) ** -0.5) @ u.T
+        weights -= rate * decay * weights + rate / (1 - 0.95**step) * 14 * root @ mean
+    np.testing.assert_allclose(hidden_first(end[name]), weights, rtol=1e-6, atol=1e-9)

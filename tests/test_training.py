@@ -73,6 +73,22 @@ def test_training_improves_both_sides_of_the_bound(hw5, data, trained):
     assert after["elbo"] == pytest.approx(after["reconstruction"] - after["kl"])
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_latent_dies(hw5, data, seed):
+    """Early steps that are too large leave latents with a KL of 0 for ever; a quarter of a long training shows it."""
+
+    def progress(update, *_):
+        if update == 400:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(seed)
+    model = hw5.VAE()
+    hw5.train(model, data, updates=1600, batch_size=400, learning_rate=0.04, weight_decay=0.2, seed=seed, progress=progress)
+    with torch.no_grad():
+        kl = hw5.gaussian_kl(*model.encode(data.validation)).mean(dim=0)
+    assert (kl > 0.2).all()  # nats; a latent in use has about 1
+
+
 def test_ctrl_c_keeps_the_log(hw5, data):
     def progress(update, *_):
         if update == 200:

@@ -95,7 +95,7 @@ def test_other_numbers_are_noticed(build, metrics, text):
 
 
 def test_optimizer_in_words_is_that_of_the_script(hw5, text):
-    defaults = inspect.signature(hw5.AdamW).parameters
+    defaults = inspect.signature(hw5.Optimizer).parameters
     beta1, beta2 = defaults["betas"].default
     assert f"β1 = {beta1}, β2 = {beta2}" in text
     assert defaults["eps"].default == 1e-8 and "10-8" in text
