@@ -204,7 +204,7 @@ class Optimizer:
     The first matrix of the encoder and the last of the decoder have 196 weights for each of 128 hidden units. With G
     the gradient of such a matrix (128, 196), M its running mean and C that of G G^T, the step is sqrt(196) C^(-1/2) M
     (ASGO, arXiv:2503.20762; also called one-sided Shampoo): hidden units that would all learn the same are told apart,
-    and pixels that are seldom on take no larger steps than others. It takes a third of the updates that Adam takes.
+    and pixels that are seldom on take no larger steps than others. It takes less than half of the updates of Adam.
 
     The model must not move to another device, nor set its gradients to None, once this has been made.
     """
