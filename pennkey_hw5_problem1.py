@@ -256,6 +256,7 @@ class Optimizer:
         self.gram_mean.lerp_(gram, 0.2)
         if self.gram_mean.isfinite().all():  # else training has diverged, which train() finds
             values, vectors = torch.linalg.eigh(self.gram_mean)
+            # Damped, so that a direction that has had no gradient does not get a huge step.
             damped = values + 1e-3 * values.mean(dim=1, keepdim=True) + self.eps**2
             self.whitening = (vectors * (PIXELS / damped).sqrt()[:, None] @ vectors.mT).to(self.matrices.device)
 
@@ -302,8 +303,8 @@ def train(model, data, *, updates, batch_size, learning_rate, weight_decay, seed
             reconstruction, kl = elbo_terms(model, x, noise)
             (kl - reconstruction).backward()
             # Up in the first 5 %, while early steps mislead; down in the last half, which averages out their noise.
-            part = update / (updates + 1)
-            optimizer.step(learning_rate * min(1, 20 * part, 2 * (1 - part)))
+            elapsed = update / (updates + 1)
+            optimizer.step(learning_rate * min(1, 20 * elapsed, 2 * (1 - elapsed)))
             terms[update - 1] = torch.stack((reconstruction.detach(), kl.detach()))
             done = update
 
