@@ -694,7 +694,7 @@ def run(options):
     if isinstance(log.stopped, Failure):
         raise Failure(f"{log.stopped}; training_log.csv has what came before. Choose a lower --learning-rate")
 
-    weights = io.BytesIO()
+    weights = io.BytesIO()  # copies, as the weights are views of the optimizer's tensors
     torch.save({name: weight.cpu().contiguous().clone() for name, weight in model.state_dict().items()}, weights)
     save(folder / "vae.pt", weights.getvalue())
     numbers = results(model, data, log, seed)
