@@ -1,7 +1,9 @@
 """What the tests share: the script as a module, the data, and ways to run the script as its users do."""
 
+import argparse
 import importlib.util
 import io
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +28,7 @@ OUTPUTS = [*PLOTS, "training_log.csv", "vae.pt", "metrics.json"]
 
 
 def committed_tree():
-    """A folder with README.md, figures/ and writeup/ as committed; that of the checkout where git cannot tell.
+    """A folder with README.md, figures/ and writeup/ as committed; the checkout where git cannot tell.
 
     A run of the script changes figures/, and must not make the tests of the reference run fail.
     """
@@ -52,6 +54,17 @@ def import_script():
     return module
 
 
+def train(hw5, data, updates=250, **changes):
+    """A new model trained by train() of the script, and its log as an array (updates, 3)."""
+    defaults = {"batch_size": 200, "learning_rate": 0.02, "weight_decay": 0.1, "seed": 0}
+    torch.manual_seed(0)
+    model, log = hw5.VAE(), torch.full((updates, 3), math.nan)
+    every = hw5.VALIDATION_EVERY
+    looks = list(hw5.train(model, data, log, argparse.Namespace(**{**defaults, **changes})))
+    assert looks == list(range(every, updates + 1, every))
+    return model, log.numpy()
+
+
 def command(*options, script=SCRIPT, python=()):
     """The command line that runs `script`."""
     return [sys.executable, *python, str(script), *map(str, options)]
@@ -63,14 +76,11 @@ def environment(**changes):
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
-def run_script(*options, script=SCRIPT, python=(), cwd=None, env=None, timeout=300, **kwargs):
+def run_script(*options, script=SCRIPT, python=(), env=None, timeout=300, **more):
     """Run the script to its end; returns the CompletedProcess with text output."""
-    kwargs.setdefault("stdout", subprocess.PIPE)
-    kwargs.setdefault("stderr", subprocess.PIPE)
-    return subprocess.run(
-        command(*options, script=script, python=python),
-        cwd=cwd, env=env or environment(), timeout=timeout, text=True, **kwargs,
-    )
+    line = command(*options, script=script, python=python)
+    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.run(line, env=env or environment(), timeout=timeout, text=True, **more)
 
 
 @pytest.fixture(scope="session")
@@ -88,15 +98,12 @@ def data(hw5):
 @pytest.fixture(scope="session")
 def trained(hw5, data):
     """A model and its log after 300 updates."""
-    torch.manual_seed(0)
-    model = hw5.VAE()
-    log = hw5.train(model, data, updates=300, batch_size=200, learning_rate=0.01, weight_decay=0.03, seed=0)
-    return model, log
+    return train(hw5, data, 300)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A finished run of 300 updates by the committed script, from another directory: its folder and its process."""
+    """A finished run of 300 updates by the script, from another directory: its folder and its process."""
     folder = tmp_path_factory.mktemp("finished")
     process = run_script("--updates", 300, "--output-dir", folder / "out", cwd=folder)
     assert process.returncode == 0, process.stderr
