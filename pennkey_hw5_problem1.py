@@ -336,15 +336,15 @@ def draw_curves(title, height, panels):
         updates, steep = np.arange(1, len(training) + 1), len(training) // 20
         mean = np.convolve(training, np.full(100, 0.01))[: len(training)]
         mean[: max(99, steep)] = np.nan  # of fewer than 100 values, or lagging behind the steep part
-        for axes, part in zip(row, (slice(steep), slice(steep, None))):
+        for axes, part, size in zip(row, (slice(steep), slice(steep, None)), (3, 1.5)):
             x = updates[part]
-            axes.plot(x, training[part], ".", markersize=1.5, color=PALE, label="training mini-batch")
+            axes.plot(x, training[part], ".", markersize=size, color=PALE, label="training mini-batch")
             axes.plot(x, mean[part], color=BLUE, label="mean over the last 100 mini-batches")
             if validation is not None:
                 axes.plot(x, validation[part], ".", markersize=4, color=ORANGE, label="100 validation images")
         row[0].set(xlabel=f"first {steep} updates", ylabel=label)
         row[1].set(xlabel="number of weight updates")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, markerscale=2)
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, markerscale=2)
     return figure
 
 
