@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-# What the handout fixes.
+# What the handout fixes, and in the last line what it leaves open.
 SIDE, PIXELS, HIDDEN, LATENT = 14, 14 * 14, 128, 8
 TRAINING_PER_DIGIT, VALIDATION_PER_DIGIT = 1000, 10
-SAMPLES = 2  # of z ~ p_u(z|x) for every expectation
+SAMPLES = 2  # of z ~ p_u(z|x), in training and validation
 VALIDATION_EVERY = 100  # weight updates
 ELBO_SAMPLES, IMPORTANCE_SAMPLES = 16, 1000  # of z, for the results after training
 
@@ -204,7 +204,7 @@ def train(model, data, log, settings):
     and after every 100th update log p(x|z) of the validation images. A generator, which then yields t.
     `settings` has batch_size, learning_rate, weight_decay and seed.
     """
-    # The same seed for both: each is a stream of its own, so that validating does not change the training.
+    # Two generators, so that validating does not change the training.
     noise, validation_noise = (torch.Generator(log.device).manual_seed(settings.seed) for _ in range(2))
     first, *others = model.parameters()  # without decay the first matrix, of the encoder, over-fits
     groups = [{"params": first, "weight_decay": settings.weight_decay}, {"params": others}]
@@ -335,7 +335,7 @@ def draw_curves(title, height, panels):
     for row, (label, training, validation) in zip(grid, panels):
         updates, steep = np.arange(1, len(training) + 1), len(training) // 20
         mean = np.convolve(training, np.full(100, 0.01))[: len(training)]
-        mean[: max(99, steep)] = np.nan  # of fewer than 100 values, or lagging behind the steep part
+        mean[: steep + 99] = np.nan  # of fewer than 100 values, or reaching into the steep part
         for axes, part, size in zip(row, (slice(steep), slice(steep, None)), (3, 1.5)):
             x = updates[part]
             axes.plot(x, training[part], ".", markersize=size, color=PALE, label="training mini-batch")
@@ -418,7 +418,7 @@ def parse_options(arguments=None):
     add = parser.add_argument
     for name, (kind, _, _, default, text) in NUMBERS.items():
         add("--" + name.replace("_", "-"), type=kind, default=default, metavar="N", help=text)
-    add("--device", choices=["auto", *devices], default="auto", help="auto is the first of the others")
+    add("--device", choices=["auto", *devices], default="cpu", help="auto is the first of the others")
     add("--data-dir", type=Path, default=here / "data", metavar="DIR", help="folder of MNIST/raw/*.gz")
     add("--output-dir", type=Path, default=plots, metavar="DIR", help="folder for the plots and files")
     options = parser.parse_args(arguments)
