@@ -199,7 +199,7 @@ def draw_images(title, height, layout, mosaics):
     figure.suptitle(title)
     for axes, images in zip(figure.subplots(*layout, squeeze=False).flat, mosaics):
         rows, columns, _ = images.shape
-        tiles = images.cpu().view(rows, columns, SIDE, SIDE).transpose(1, 2).reshape(rows * SIDE, -1)
+        tiles = images.cpu().unflatten(2, (SIDE, SIDE)).transpose(1, 2).flatten(2).flatten(0, 1).numpy()
         axes.imshow(tiles, "gray_r", vmin=0, vmax=1, interpolation="nearest", extent=(0, columns, rows, 0))
         axes.hlines(range(rows + 1), 0, columns, PALE, linewidth=0.5)
         axes.vlines(range(columns + 1), 0, rows, PALE, linewidth=0.5)

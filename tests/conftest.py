@@ -1,9 +1,7 @@
 """What the tests share: the script as a module, the data, and ways to run the script as its users do."""
 
-import argparse
 import importlib.util
 import io
-import math
 import os
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "pennkey_hw5_problem1.py"
@@ -45,29 +44,10 @@ COPY = tempfile.TemporaryDirectory()
 COMMITTED = committed_tree()
 
 
-def import_script():
-    """Import the script from its file, as a user with another file name would."""
-    spec = importlib.util.spec_from_file_location("hw5", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.set_num_threads(1)  # as main() does
-    return module
-
-
-def train(hw5, data, updates=250, **changes):
-    """A new model trained by train() of the script, and its log as an array (updates, 3)."""
-    defaults = {"batch_size": 200, "learning_rate": 0.02, "weight_decay": 0.1, "seed": 0}
-    torch.manual_seed(0)
-    model, log = hw5.VAE(), torch.full((updates, 3), math.nan)
-    every = hw5.VALIDATION_EVERY
-    looks = list(hw5.train(model, data, log, argparse.Namespace(**{**defaults, **changes})))
-    assert looks == list(range(every, updates + 1, every))
-    return model, log.numpy()
-
-
-def command(*options, script=SCRIPT, python=()):
-    """The command line that runs `script`."""
-    return [sys.executable, *python, str(script), *map(str, options)]
+def pytest_configure(config):
+    """Let torchvision extract the .gz files once, before several tests read them at once."""
+    if not hasattr(config, "workerinput"):
+        MNIST(DATA, download=True)
 
 
 def environment(**changes):
@@ -76,35 +56,47 @@ def environment(**changes):
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
-def run_script(*options, script=SCRIPT, python=(), env=None, timeout=300, **more):
+def run_script(*options, script=SCRIPT, env=None, **more):
     """Run the script to its end; returns the CompletedProcess with text output."""
-    line = command(*options, script=script, python=python)
-    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    return subprocess.run(line, env=env or environment(), timeout=timeout, text=True, **more)
+    line = [sys.executable, str(script), *map(str, options)]
+    return subprocess.run(line, env=env or environment(), timeout=300, text=True, capture_output=True, **more)
 
 
 @pytest.fixture(scope="session")
 def hw5():
-    """The script, imported once."""
-    return import_script()
+    """The script, imported from its file, as a user with another file name would."""
+    spec = importlib.util.spec_from_file_location("hw5", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.set_num_threads(1)  # as main() does
+    return module
 
 
 @pytest.fixture(scope="session")
 def data(hw5):
     """The data set of seed 0."""
-    return hw5.make_data(DATA, 0)
+    torch.manual_seed(0)
+    return hw5.make_data(DATA)
 
 
 @pytest.fixture(scope="session")
-def trained(hw5, data):
-    """A model and its log after 300 updates."""
-    return train(hw5, data, 300)
+def run(hw5, tmp_path_factory):
+    """What a run of main() with 300 updates computed, by name, and in `folder` the files that it saved."""
+    made, folder = {}, tmp_path_factory.mktemp("run")
 
+    def watched(name):
+        original = getattr(hw5, name)
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A finished run of 300 updates by the script, from another directory: its folder and its process."""
-    folder = tmp_path_factory.mktemp("finished")
-    process = run_script("--updates", 300, "--output-dir", folder / "out", cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder / "out", process
+        def call(*arguments):
+            made[name] = original(*arguments)
+            made[f"{name} of"] = arguments
+            return made[name]
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_data", "train", "sample", "reconstruct", "save"):
+            patch.setattr(hw5, name, watched(name))
+        hw5.main(["--updates", "300", "--output-dir", str(folder)])
+    names = ("folder", "figures", "terms", "validation", "model", "metrics")
+    return {**made, **dict(zip(names, made["save of"]))}

@@ -1,4 +1,4 @@
-"""The data set: counts, shapes, values, disjointness, and the committed files."""
+"""The data set, against a second reading of the MNIST files."""
 
 import gzip
 import hashlib
@@ -7,79 +7,73 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA
+from torchvision.datasets import MNIST
+
+FILES = dict(MNIST.resources)
 
 
 @pytest.fixture(scope="module")
-def mnist(hw5, tmp_path_factory):
-    """The four arrays as torchvision reads them, so that the script's own reading is tested against it."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    def read(name):
-        path = tmp_path_factory.mktemp("mnist") / name.removesuffix(".gz")
-        path.write_bytes(gzip.decompress((DATA / "MNIST/raw" / name).read_bytes()))
-        return (read_image_file if "images" in name else read_label_file)(str(path)).numpy()
-
-    return [read(name) for name in hw5.MNIST_MD5]
+def mnist():
+    """Images (n, 28, 28) and labels (n,) of both splits, read from the .gz files by NumPy."""
+    raw = [gzip.decompress((DATA / "MNIST/raw" / name).read_bytes()) for name in FILES]
+    offsets = [16 if "images" in name else 8 for name in FILES]
+    arrays = [np.frombuffer(part, np.uint8, offset=offset) for part, offset in zip(raw, offsets)]
+    return [array.reshape(-1, 28, 28) if offset == 16 else array for array, offset in zip(arrays, offsets)]
 
 
-def test_files_are_those_of_torchvision(hw5):
-    from torchvision.datasets import MNIST
+def rows(images):
+    """The images as bytes, so that they can be looked up."""
+    return [row.tobytes() for row in np.asarray(images).astype(bool)]
 
-    assert dict(MNIST.resources) == hw5.MNIST_MD5
-    for name, md5 in hw5.MNIST_MD5.items():
+
+def test_committed_files_are_the_original_ones():
+    for name, md5 in FILES.items():
         assert hashlib.md5((DATA / "MNIST/raw" / name).read_bytes()).hexdigest() == md5
 
 
-def test_arrays_are_those_of_torchvision(hw5, mnist):
-    for name, expected in zip(hw5.MNIST_MD5, mnist):
-        array = hw5.read_idx(DATA, name)
-        assert array.dtype == np.uint8 and np.array_equal(array, expected)
-
-
 def test_shapes_and_values(data):
-    assert [tuple(images.shape) for images in data] == [(10000, 196), (100, 196), (10000, 196)]
+    assert [tuple(images.shape) for images in data] == [(10000, 196), (100, 196), (8820, 196)]
     for images in data:
         assert images.dtype == torch.float32 and set(images.unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("per_digit", [10, 1000])
-def test_draw_is_balanced_and_without_replacement(hw5, mnist, per_digit):
-    labels = mnist[1]
-    drawn = hw5.draw_balanced(labels, per_digit, torch.Generator().manual_seed(0))
-    assert len(set(drawn.tolist())) == len(drawn) == 10 * per_digit
-    assert np.array_equal(labels[drawn], np.repeat(np.arange(10), per_digit))
-    again = hw5.draw_balanced(labels, per_digit, torch.Generator().manual_seed(0))
-    other = hw5.draw_balanced(labels, per_digit, torch.Generator().manual_seed(1))
-    assert np.array_equal(drawn, again) and not np.array_equal(drawn, other)
-    assert not np.array_equal(drawn, np.sort(drawn))  # drawn at random, not the first ones
+def test_images_are_of_their_split_and_digit_and_none_is_drawn_twice(data, mnist):
+    """Counted by image and digit, as a few images of MNIST are alike once sub-sampled and binarized."""
+    training, training_labels, held_out, held_out_labels = mnist
+    for pixels, labels, sets in (
+        (training, training_labels, [data.training]),
+        (held_out, held_out_labels, [data.validation, data.test]),
+    ):
+        small = (pixels > 128)[:, ::2, ::2].reshape(len(pixels), 196)  # binarized first, here
+        there = {}
+        for key in zip(rows(small), labels):
+            there[key] = there.get(key, 0) + 1
+        for images in sets:
+            for key in zip(rows(images), np.repeat(np.arange(10), len(images) // 10)):
+                there[key] = there.get(key, 0) - 1
+        assert min(there.values()) == 0
 
 
-def test_training_and_validation_come_from_their_splits_in_the_order_of_digits(data, mnist):
-    """Every image is one of its own split with the label of its place, so that the two sets are disjoint."""
-    train_images, train_labels, test_images, test_labels = mnist
-    splits = [(data.training, train_images, train_labels), (data.validation, test_images, test_labels)]
-    for images, pixels, labels in splits:
-        binary = (pixels > 128)[:, ::2, ::2].reshape(
-            len(pixels), 196
-        )  # binarized first: the order does not matter
-        known = {(row.tobytes(), label) for row, label in zip(binary, labels)}
-        places = np.repeat(np.arange(10), len(images) // 10)
-        assert all((row.tobytes(), label) in known for row, label in zip(images.numpy().astype(bool), places))
-
-
-def test_subsampling_keeps_every_second_pixel_and_the_threshold_is_128(hw5):
-    image = np.zeros((1, 28, 28), np.uint8)
+def test_threshold_is_128_and_every_second_pixel_stays(hw5):
+    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
     image[0, 2, 4], image[0, 4, 6], image[0, 3, 5] = 129, 128, 255  # kept and over; kept, not over; left out
-    small = hw5.subsample_and_binarize(image).reshape(14, 14)
+    small = hw5.subsample_and_binarize(image).view(14, 14)
     assert small.sum() == 1 and small[1, 2] == 1
 
 
-def test_minibatches_are_permutations_without_the_remainder(hw5):
-    images = torch.arange(10.0)[:, None]
-    batches = hw5.minibatches(images, 4, torch.Generator().manual_seed(0))
-    epochs = [[next(batches).flatten().tolist() for _ in range(2)] for _ in range(30)]
-    assert all(len(batch) == 4 for epoch in epochs for batch in epoch)
-    orders = [[*epoch[0], *epoch[1]] for epoch in epochs]
-    assert all(len(set(order)) == 8 for order in orders)  # no image twice in an epoch
-    assert orders[0] != orders[1] != orders[2]
-    assert set().union(*orders) == set(range(10))  # not always the same two are left out
+def test_the_seed_draws_the_images(hw5, data):
+    torch.manual_seed(0)
+    again = hw5.make_data(DATA)
+    torch.manual_seed(1)
+    other = hw5.make_data(DATA)
+    assert all(torch.equal(a, b) for a, b in zip(again, data))
+    for a, b in zip(other, data):
+        shared = len(set(rows(a)) & set(rows(b))) / len(a)
+        assert shared < 0.3 or len(a) == 8820  # 1000 of about 6000, 10 of about 1000, 882 of 892 to 1135
+
+
+def test_images_are_drawn_at_random_not_the_first(data, mnist):
+    for images, pixels, labels in ((data.training, *mnist[:2]), (data.validation, *mnist[2:])):
+        per_digit = len(images) // 10
+        zeros = (pixels[labels == 0][:per_digit] > 128)[:, ::2, ::2].reshape(-1, 196)
+        assert len(set(rows(images[:per_digit])) & set(rows(zeros))) < 0.5 * per_digit

@@ -2,9 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from conftest import train
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 
@@ -19,31 +19,34 @@ def normal(mean, log_variance):
     return Normal(mean, torch.exp(0.5 * log_variance))
 
 
-def test_kl_is_that_of_torch_distributions(hw5, posterior):
-    expected = kl_divergence(normal(*posterior), Normal(0.0, 1.0))
-    torch.testing.assert_close(hw5.gaussian_kl(*posterior), expected)
+def numpy_layers(model, part, inputs):
+    """The output of the model's encoder or decoder, before a sigmoid, in NumPy and double precision."""
+    w1, b1, w2, b2 = (p.detach().double().numpy() for p in getattr(model, part).parameters())
+    return np.tanh(np.asarray(inputs, float) @ w1.T + b1) @ w2.T + b2
 
 
-def test_kl_is_its_monte_carlo_estimate(hw5, posterior):
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def test_kl_is_that_of_torch_distributions_and_its_monte_carlo_estimate(hw5, posterior):
+    kl = hw5.gaussian_kl(*posterior)
+    torch.testing.assert_close(kl, kl_divergence(normal(*posterior), Normal(0.0, 1.0)).sum(dim=-1))
     torch.manual_seed(2)
     q = normal(*posterior)
     z = q.sample((200_000,))
     estimate = (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(dim=-1)
     error = estimate.std(dim=0) / math.sqrt(len(z))
-    assert ((hw5.gaussian_kl(*posterior).sum(dim=-1) - estimate.mean(dim=0)).abs() < 5 * error).all()
-
-
-def test_log_likelihood_is_that_of_torch_distributions(hw5, data):
-    x, logits = data.validation, 3 * torch.randn(2, 100, 196)
-    expected = Independent(Bernoulli(logits=logits), 1).log_prob(x.expand(2, 100, 196))
-    torch.testing.assert_close(hw5.bernoulli_log_likelihood(x, logits), expected)
+    assert ((kl - estimate.mean(dim=0)).abs() < 5 * error).all()
 
 
 def test_log_likelihood_is_the_formula_of_the_handout(hw5, data):
-    x, logits = data.validation.double(), torch.randn(2, 100, 196, dtype=torch.double)
+    x, logits = data.validation.double(), 3 * torch.randn(2, 100, 196, dtype=torch.double)
     y = torch.sigmoid(logits)
     expected = (x * torch.log(y) + (1 - x) * torch.log(1 - y)).sum(dim=-1)
     torch.testing.assert_close(hw5.bernoulli_log_likelihood(x, logits), expected)
+    expected = Independent(Bernoulli(logits=logits), 1).log_prob(x.expand(2, 100, 196))
+    torch.testing.assert_close(hw5.bernoulli_log_likelihood(x.float(), logits.float()), expected.float())
 
 
 @pytest.mark.parametrize("logit", [-1e30, -1e4, -200.0, 0.0, 200.0, 1e4, 1e30])
@@ -57,9 +60,15 @@ def test_extreme_logits_stay_finite(hw5, data, logit):
         torch.testing.assert_close(value[0], -abs(logit) * (paper if logit > 0 else ink))
 
 
+def test_gradient_of_the_log_likelihood_is_x_minus_y(hw5, data):
+    logits = (3 * torch.randn(1, 100, 196)).requires_grad_()
+    hw5.bernoulli_log_likelihood(data.validation, logits).sum().backward()
+    torch.testing.assert_close(logits.grad[0], data.validation - torch.sigmoid(logits[0]))
+
+
 def test_reparameterized_samples_have_the_right_distribution(hw5, posterior):
-    z = hw5.reparameterize(*posterior, 200_000, torch.Generator().manual_seed(3))
-    assert z.shape == (200_000, 5, 8)
+    torch.manual_seed(3)
+    z = hw5.reparameterize(*posterior, torch.randn(200_000, 5, 8))
     mean, deviation = posterior[0], torch.exp(0.5 * posterior[1])
     assert ((z.mean(dim=0) - mean).abs() < 5 * deviation / math.sqrt(len(z))).all()
     torch.testing.assert_close(z.std(dim=0), deviation, rtol=0.02, atol=0)
@@ -68,77 +77,78 @@ def test_reparameterized_samples_have_the_right_distribution(hw5, posterior):
 def test_reparameterized_gradient_is_the_score_function_gradient(hw5, data):
     """Of E[log p(x|z)], by E[(log p - b) d log q / d(mean, log variance)], free of derivatives of log p."""
     torch.manual_seed(4)
-    model, x = hw5.VAE(), data.validation[:1]
+    model, x, samples = hw5.VAE(), data.validation[:1], 200_000
     with torch.no_grad():
         model.decoder[2].weight.mul_(5)  # so that the log-likelihood depends on z
-    mean, log_variance = (
-        torch.full((1, 8), 0.3, requires_grad=True),
-        torch.full((1, 8), -1.0, requires_grad=True),
-    )
-    samples = 200_000
+    mean = torch.full((1, 8), 0.3, requires_grad=True)
+    log_variance = torch.full((1, 8), -1.0, requires_grad=True)
 
     def log_likelihood(z):
-        return hw5.bernoulli_log_likelihood(x, model.decoder(z)).squeeze(1)
+        return hw5.bernoulli_log_likelihood(x, model.decode_logits(z)).squeeze(1)
 
-    reparameterized = log_likelihood(hw5.reparameterize(mean, log_variance, samples)).mean()
-    pathwise = torch.cat(torch.autograd.grad(reparameterized, (mean, log_variance))).flatten()
+    z = hw5.reparameterize(mean, log_variance, torch.randn(samples, 1, 8))
+    pathwise = torch.cat(torch.autograd.grad(log_likelihood(z).mean(), (mean, log_variance))).flatten()
 
     with torch.no_grad():
         deviation = torch.exp(0.5 * log_variance)
         z = Normal(mean, deviation).sample((samples,))
-        reward = log_likelihood(z)
-        unit = ((z - mean) / deviation).squeeze(1)
-        score = torch.cat(
-            (unit / deviation, 0.5 * (unit.square() - 1)), dim=1
-        )  # d log q / d mean, d log variance
+        unit, reward = ((z - mean) / deviation).squeeze(1), log_likelihood(z)
+        score = torch.cat((unit / deviation, 0.5 * (unit.square() - 1)), dim=1)
         terms = (reward - reward.mean())[:, None] * score
     error = terms.std(dim=0) / math.sqrt(samples)
     assert (pathwise.abs() > 5 * error).sum() > 8  # the estimate tells the gradient from zero
     assert ((terms.mean(dim=0) - pathwise).abs() < 5 * error).all()
 
 
-def test_elbo_terms_are_those_of_torch_distributions(hw5, trained, data):
-    model, x = trained[0], data.validation
+def test_elbo_terms_are_those_of_torch_distributions(hw5, run, data):
+    model, x = run["model"], data.validation
     with torch.no_grad():
-        reconstruction, kl = hw5.elbo_terms(model, x, torch.Generator().manual_seed(5), samples=4000)
+        reconstruction, kl = hw5.elbo_terms(model, x, samples=2000)
         q = normal(*model.encode(x))
         exact = kl_divergence(q, Normal(0.0, 1.0)).sum(dim=-1).mean()
-        assert kl.item() == pytest.approx(exact.item(), rel=1e-5)
-        z = q.sample((4000,))
-        expected = Independent(Bernoulli(probs=model.decode(z)), 1).log_prob(x.expand(4000, 100, 196)).mean()
+        likelihood = Independent(Bernoulli(probs=model.decode(q.sample((2000,)))), 1)
+        expected = likelihood.log_prob(x.expand(2000, 100, 196)).mean()
+    assert kl.item() == pytest.approx(exact.item(), rel=1e-5)
     assert reconstruction.item() == pytest.approx(expected.item(), abs=0.05)
 
 
-def test_training_takes_two_samples(hw5, data, monkeypatch):
-    seen, original = [], hw5.reparameterize
-    monkeypatch.setattr(hw5, "reparameterize", lambda *a: seen.append(original(*a).shape) or original(*a))
-    train(hw5, data, 100, batch_size=50)
-    assert seen == [(2, 50, 8)] * 100 + [(2, 100, 8)]  # the last one validates
+def test_evaluation_takes_16_samples_and_weighs_images_equally(hw5, run, data, monkeypatch):
+    """Also where the pieces are unequal: 750 images at once against three times 250."""
+    model, original, shapes = run["model"], hw5.reparameterize, []
+    monkeypatch.setattr(hw5, "reparameterize", lambda *a: shapes.append(a[2].shape) or original(*a))
+    whole = hw5.evaluate(model, data.test[:750])
+    assert {shape[0] for shape in shapes} == {16} and sum(shape[1] for shape in shapes) == 750
+    parts = [hw5.evaluate(model, part) for part in data.test[:750].split(250)]
+    assert whole["images"] == 750
+    assert whole["kl"] == pytest.approx(np.mean([part["kl"] for part in parts]), rel=1e-5)
+    reconstruction = np.mean([part["reconstruction"] for part in parts])
+    assert whole["reconstruction"] == pytest.approx(reconstruction, abs=0.15)
 
 
-def test_elbo_lies_below_the_log_marginal_likelihood(hw5, trained, data):
-    model = trained[0]
-    elbo = hw5.evaluate(model, data.validation, seed=0, samples=500)["elbo"]
-    noise = torch.Generator().manual_seed(6)
+def test_elbo_lies_below_the_log_marginal_likelihood(hw5, run, data):
+    torch.manual_seed(6)
     estimates = [
-        hw5.log_marginal_likelihood(model, data.validation, samples, noise).mean().item()
+        hw5.log_marginal_likelihood(run["model"], data.validation, samples).mean().item()
         for samples in (1, 10, 1000)
     ]
+    elbo = np.mean([hw5.evaluate(run["model"], data.validation)["elbo"] for _ in range(10)])
     assert abs(estimates[0] - elbo) < 1.5  # one sample estimates the ELBO itself
     assert elbo + 0.3 < estimates[1] < estimates[2] < elbo + 5  # and more samples tighten the bound
 
 
 def test_log_marginal_likelihood_is_exact_where_it_can_be(hw5, data):
     """A decoder that ignores z has p(x|z) = p(x), and p(z) / p_u(z|x) must average to 1 for any encoder."""
-    model = hw5.VAE()
+    torch.manual_seed(7)
+    model, x = hw5.VAE(), data.validation[:5]
     with torch.no_grad():
         model.decoder[0].weight.zero_()
         model.encoder[2].weight.zero_()
         model.encoder[2].bias.copy_(torch.tensor([0.2] * 8 + [-0.1] * 8))
-    x = data.validation[:5]
-    exact = Independent(Bernoulli(logits=model.decoder(torch.zeros(8))), 1).log_prob(x)
-    estimate = hw5.log_marginal_likelihood(model, x, 50_050, torch.Generator().manual_seed(7))
-    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.02)
+        exact = Independent(Bernoulli(logits=model.decode_logits(torch.zeros(8))), 1).log_prob(x)
+    torch.testing.assert_close(hw5.log_marginal_likelihood(model, x, 50_000), exact, rtol=0, atol=0.02)
+    with torch.no_grad():
+        model.encoder[2].bias.copy_(torch.tensor([0.0] * 8 + [-300.0] * 8))  # a variance that underflows
+    assert hw5.log_marginal_likelihood(model, x, 10).isfinite().all()
 
 
 def test_architecture_is_that_of_the_handout(hw5):
@@ -148,5 +158,20 @@ def test_architecture_is_that_of_the_handout(hw5):
     assert [tuple(weight.shape) for weight in model.state_dict().values()] == [
         (128, 196), (128,), (16, 128), (16,), (128, 8), (128,), (196, 128), (196,),
     ]  # fmt: skip
-    z = torch.randn(64, 8)
-    assert torch.equal(model.decode(z), torch.sigmoid(model.decoder(z)))
+
+
+def test_reconstructions_decode_the_mean(hw5, run, data):
+    """Against the decoder's equation in NumPy: neither a sample, nor the log variance, nor thresholded."""
+    mean = numpy_layers(run["model"], "encoder", data.validation)[:, :8]
+    expected = sigmoid(numpy_layers(run["model"], "decoder", mean))
+    np.testing.assert_allclose(hw5.reconstruct(run["model"], data.validation), expected, atol=1e-5)
+
+
+def test_samples_decode_standard_gaussians(hw5, run):
+    """Against the decoder's equation in NumPy, of the normal numbers that the seed gives."""
+    torch.manual_seed(8)
+    outputs = hw5.sample(run["model"], 500)
+    torch.manual_seed(8)
+    z = torch.randn(500, 8)
+    expected = sigmoid(numpy_layers(run["model"], "decoder", z))
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
