@@ -29,15 +29,9 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
-def test_kl_is_that_of_torch_distributions_and_its_monte_carlo_estimate(hw5, posterior):
-    kl = hw5.gaussian_kl(*posterior)
-    torch.testing.assert_close(kl, kl_divergence(normal(*posterior), Normal(0.0, 1.0)).sum(dim=-1))
-    torch.manual_seed(2)
-    q = normal(*posterior)
-    z = q.sample((200_000,))
-    estimate = (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(dim=-1)
-    error = estimate.std(dim=0) / math.sqrt(len(z))
-    assert ((kl - estimate.mean(dim=0)).abs() < 5 * error).all()
+def test_kl_is_that_of_torch_distributions(hw5, posterior):
+    expected = kl_divergence(normal(*posterior), Normal(0.0, 1.0)).sum(dim=-1)
+    torch.testing.assert_close(hw5.gaussian_kl(*posterior), expected)
 
 
 def test_log_likelihood_is_the_formula_of_the_handout(hw5, data):
@@ -45,8 +39,6 @@ def test_log_likelihood_is_the_formula_of_the_handout(hw5, data):
     y = torch.sigmoid(logits)
     expected = (x * torch.log(y) + (1 - x) * torch.log(1 - y)).sum(dim=-1)
     torch.testing.assert_close(hw5.bernoulli_log_likelihood(x, logits), expected)
-    expected = Independent(Bernoulli(logits=logits), 1).log_prob(x.expand(2, 100, 196))
-    torch.testing.assert_close(hw5.bernoulli_log_likelihood(x.float(), logits.float()), expected.float())
 
 
 @pytest.mark.parametrize("logit", [-1e30, -1e4, -200.0, 0.0, 200.0, 1e4, 1e30])
@@ -58,12 +50,6 @@ def test_extreme_logits_stay_finite(hw5, data, logit):
     ink, paper = data.validation.sum(dim=-1), (1 - data.validation).sum(dim=-1)
     if abs(logit) >= 200:  # then a wrong pixel costs |logit| and a right one nothing
         torch.testing.assert_close(value[0], -abs(logit) * (paper if logit > 0 else ink))
-
-
-def test_gradient_of_the_log_likelihood_is_x_minus_y(hw5, data):
-    logits = (3 * torch.randn(1, 100, 196)).requires_grad_()
-    hw5.bernoulli_log_likelihood(data.validation, logits).sum().backward()
-    torch.testing.assert_close(logits.grad[0], data.validation - torch.sigmoid(logits[0]))
 
 
 def test_reparameterized_samples_have_the_right_distribution(hw5, posterior):
@@ -123,17 +109,6 @@ def test_evaluation_takes_16_samples_and_weighs_images_equally(hw5, run, data, m
     assert whole["kl"] == pytest.approx(np.mean([part["kl"] for part in parts]), rel=1e-5)
     reconstruction = np.mean([part["reconstruction"] for part in parts])
     assert whole["reconstruction"] == pytest.approx(reconstruction, abs=0.15)
-
-
-def test_elbo_lies_below_the_log_marginal_likelihood(hw5, run, data):
-    torch.manual_seed(6)
-    estimates = [
-        hw5.log_marginal_likelihood(run["model"], data.validation, samples).mean().item()
-        for samples in (1, 10, 1000)
-    ]
-    elbo = np.mean([hw5.evaluate(run["model"], data.validation)["elbo"] for _ in range(10)])
-    assert abs(estimates[0] - elbo) < 1.5  # one sample estimates the ELBO itself
-    assert elbo + 0.3 < estimates[1] < estimates[2] < elbo + 5  # and more samples tighten the bound
 
 
 def test_log_marginal_likelihood_is_exact_where_it_can_be(hw5, data):
