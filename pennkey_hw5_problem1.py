@@ -103,9 +103,9 @@ def reparameterize(mean, log_variance, epsilon):
 
 def bernoulli_log_likelihood(x, logits):
     """log p_v(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i): x (B, 196), logits (S, B, 196) -> (S, B)."""
-    # With y = 1 / (1 + e^-a) the summand is x a - log(1 + e^a), where log(1 + e^a), computed here as
-    # max(a, 0) + log(1 + e^-|a|), cannot overflow; log(y) would be -inf where float32 rounds y to 0.
-    return (x * logits - F.relu(logits) - torch.log(1 + torch.exp(-logits.abs()))).sum(dim=-1)
+    # With y = sigmoid(a) the summand is x a - log(1 + e^a), where log(1 + e^a), computed here as
+    # max(a, 0) - log sigmoid(|a|), cannot overflow; log(y) would be -inf where float32 rounds y to 0.
+    return (x * logits - F.relu(logits) + torch.log(torch.sigmoid(logits.abs()))).sum(dim=-1)
 
 
 def gaussian_kl(mean, log_variance):
@@ -155,7 +155,7 @@ def train(model, data, updates, batch_size, learning_rate):
 @torch.no_grad()
 def evaluate(model, images):
     """Both terms of Eq. (1) and the ELBO, their difference: means over `images` (B, 196), 16 samples of z."""
-    pieces = [len(x) * torch.stack(elbo_terms(model, x, EVALUATION_SAMPLES)) for x in images.split(500)]
+    pieces = [len(x) * torch.stack(elbo_terms(model, x, EVALUATION_SAMPLES)) for x in images.split(100)]
     reconstruction, kl = (sum(pieces) / len(images)).tolist()
     return {"images": len(images), "reconstruction": reconstruction, "kl": kl, "elbo": reconstruction - kl}
 
