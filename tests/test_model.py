@@ -63,7 +63,7 @@ def test_reparameterized_samples_have_the_right_distribution(hw5, posterior):
 def test_reparameterized_gradient_is_the_score_function_gradient(hw5, data):
     """Of E[log p(x|z)], by E[(log p - b) d log q / d(mean, log variance)], free of derivatives of log p."""
     torch.manual_seed(4)
-    model, x, samples = hw5.VAE(), data.validation[:1], 200_000
+    model, x, samples = hw5.VAE(), data.validation[:1], 100_000
     with torch.no_grad():
         model.decoder[2].weight.mul_(5)  # so that the log-likelihood depends on z
     mean = torch.full((1, 8), 0.3, requires_grad=True)
@@ -89,13 +89,13 @@ def test_reparameterized_gradient_is_the_score_function_gradient(hw5, data):
 def test_elbo_terms_are_those_of_torch_distributions(hw5, run, data):
     model, x = run["model"], data.validation
     with torch.no_grad():
-        reconstruction, kl = hw5.elbo_terms(model, x, samples=2000)
+        reconstruction, kl = hw5.elbo_terms(model, x, samples=500)
         q = normal(*model.encode(x))
         exact = kl_divergence(q, Normal(0.0, 1.0)).sum(dim=-1).mean()
-        likelihood = Independent(Bernoulli(probs=model.decode(q.sample((2000,)))), 1)
-        expected = likelihood.log_prob(x.expand(2000, 100, 196)).mean()
+        likelihood = Independent(Bernoulli(probs=model.decode(q.sample((500,)))), 1)
+        expected = likelihood.log_prob(x.expand(500, 100, 196)).mean()
     assert kl.item() == pytest.approx(exact.item(), rel=1e-5)
-    assert reconstruction.item() == pytest.approx(expected.item(), abs=0.05)
+    assert reconstruction.item() == pytest.approx(expected.item(), abs=0.1)
 
 
 def test_evaluation_takes_16_samples_and_weighs_images_equally(hw5, run, data, monkeypatch):

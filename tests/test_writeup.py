@@ -65,10 +65,11 @@ def test_headings_and_the_very_plots_are_in_order():
 @pytest.fixture
 def tree(tmp_path):
     """What the write-up is built from, as committed."""
-    for name in ("writeup/build.py", "writeup/hw5_problem1.tex", "figures/metrics.json", *PLOTS):
-        path = tmp_path / (f"figures/{name}" if name in PLOTS else name)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(committed(path.relative_to(tmp_path).as_posix()))
+    for name in ("writeup/build.py", "writeup/hw5_problem1.tex", "figures/metrics.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(committed(name))
+    for plot in PLOTS:
+        (tmp_path / "figures" / plot).write_bytes(committed(f"figures/{plot}"))
     return tmp_path
 
 
