@@ -1,6 +1,5 @@
 """What the tests share: the script as a module, the data, and ways to run the script as its users do."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,16 +9,13 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
+import pennkey_hw5_problem1
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "pennkey_hw5_problem1.py"
 DATA = ROOT / "data"
-PLOTS = [
-    "problem1_i_dataset.pdf",
-    "problem1_iii_elbo_terms.pdf",
-    "problem1_iv_reconstructions.pdf",
-    "problem1_v_samples.pdf",
-    "problem1_vi_log_likelihood.pdf",
-]
+NAMES = ("i_dataset", "iii_elbo_terms", "iv_reconstructions", "v_samples", "vi_log_likelihood")
+PLOTS = [f"problem1_{name}.pdf" for name in NAMES]
 OUTPUTS = [*PLOTS, "training_log.csv", "vae.pt", "metrics.json"]
 
 
@@ -49,12 +45,9 @@ def run_script(*options, script=SCRIPT, env=None, **more):
 
 @pytest.fixture(scope="session")
 def hw5():
-    """The script, imported from its file, as a user with another file name would."""
-    spec = importlib.util.spec_from_file_location("hw5", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The script as a module."""
     torch.set_num_threads(1)  # as main() does
-    return module
+    return pennkey_hw5_problem1
 
 
 @pytest.fixture(scope="session")

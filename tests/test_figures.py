@@ -6,14 +6,6 @@ import torch
 from conftest import PLOTS
 from pypdf import PdfReader
 
-WORDS = [  # that a reader finds in each PDF
-    "(i) digit 0 digit 9",
-    "(iii) first term second term KL training mini-batch number of weight updates nats per image",
-    "(iv) digit 0 digit 7 image output pixel probability",
-    "(v) 40 draws pixel probability",
-    "(vi) 100 validation images, every 100 updates number of weight updates nats per image",
-]
-
 
 @pytest.fixture(scope="module")
 def figures(run):
@@ -123,9 +115,7 @@ def test_short_runs_draw_no_empty_axes(hw5, updates):
     assert x.tolist() == list(range(1, updates + 1))
 
 
-def test_pdfs_have_one_page_one_width_and_their_words(run):
-    for name, words in zip(PLOTS, WORDS):
+def test_pdfs_have_one_page_one_width_and_their_titles(run):
+    for name in PLOTS:
         (page,) = PdfReader(run["folder"] / name).pages
-        text = page.extract_text()
-        assert all(word in text for word in words.split()), (name, text)
-        assert page.mediabox.width == 360  # points
+        assert f"({name.split('_')[1]}) " in page.extract_text() and page.mediabox.width == 360  # points

@@ -40,7 +40,6 @@ def test_updates_are_those_of_adam_with_a_cosine_on_minus_the_elbo(hw5, data):
 def test_one_pair_of_terms_for_every_update_and_a_validation_for_every_100th(hw5, data):
     _, terms, validation = train(hw5, data, 250)
     assert terms.shape == (250, 2) and validation.shape == (2,)
-    assert np.isfinite(terms).all() and np.isfinite(validation).all()
     assert terms[0, 0] < -100 and -40 < terms[-1, 0] < -20  # nats per image: from noise to digits
     assert terms[0, 1] < 3 < terms[-1, 1] < 15
 
