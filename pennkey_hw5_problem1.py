@@ -248,7 +248,7 @@ def draw_curves(title, height, panels, validation=()):
         row[0].set_ylabel(label)
         for axes, (first, last, scale, line) in zip(row, parts):
             x, y = np.arange(first, last + 1), values[first - 1 : last]
-            axes.plot(x, y, line, c=PALE, ms=2, lw=0.7, rasterized=True, label="training mini-batch")
+            axes.plot(x, y, line, c=PALE, ms=2, lw=1, rasterized=True, label="training mini-batch")
             if scale == "linear" and len(y) > 100:
                 mean = np.convolve(y, np.full(101, 1 / 101), mode="valid")
                 axes.plot(x[50:-50], mean, c=BLUE, label="centred mean over 101 mini-batches")
@@ -321,7 +321,7 @@ def main(arguments=None):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=options.output_dir) as file:
         file.write(bytes(2**20))  # a folder or disk that has no room for the files is told before training
-    torch.set_num_threads(1)  # two gain little, and lose much while another process is busy
+    torch.set_num_threads(1)  # two are faster only while no other process is busy
     torch.manual_seed(options.seed)
 
     data = make_data(options.data_dir, options.device)  # (i)
