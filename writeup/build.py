@@ -42,8 +42,11 @@ def main():
     latex = ["latexmk", "-norc", "-g", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build"]
     process = subprocess.run([*latex, SOURCE.name], cwd=HERE, stdin=subprocess.DEVNULL, capture_output=True)
     if process.returncode:
-        found = re.search(r"^!.*(\n.*){0,5}", process.stdout.decode(errors="replace"), re.MULTILINE)
-        sys.exit(f"error: LaTeX failed; where it lacks a file, install {PACKAGES}\n{found and found.group()}")
+        log = process.stdout.decode(errors="replace")
+        found = re.search(r"^!.*(\n.*){0,5}", log, re.MULTILINE)
+        sys.exit(
+            f"error: LaTeX failed; if it lacks a file, install {PACKAGES}\n{found.group() if found else log}"
+        )
     shutil.copyfile(BUILD / PDF.name, PDF)
     blank = re.findall(r"^\\newcommand\{\\(\w+)\}\{(?:|pennkey)\} +%", source, re.MULTILINE)
     if blank:
