@@ -122,10 +122,10 @@ def elbo_terms(model, x, samples=SAMPLES):
 
 
 def train(model, data, updates, batch_size, learning_rate):
-    """Maximize Eq. (1) over the weights of `model`; exits where it diverges. Returns two arrays:
+    """Maximize Eq. (1) over the weights of `model`, by `updates` steps of Adam; exits where it diverges.
 
-    both terms of Eq. (1) on the mini-batch of every update, before its step: (updates, 2), and the validation
-    log-likelihood log p(x|z) after every 100th: (updates // 100,). After Ctrl-C they end where it came.
+    Returns both terms of Eq. (1) on the mini-batch of every update, before its step: (updates, 2), and the
+    validation log-likelihood log p(x|z) after every 100th: (updates // 100,). Ctrl-C ends both early.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=updates)  # down to 0
