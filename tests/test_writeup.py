@@ -1,4 +1,4 @@
-"""The write-up: its PDF holds the numbers and plots of the committed run and the blanks, and builds again."""
+"""The write-up: its numbers are those of the run and of explain.py, its plots are the same; it builds."""
 
 import io
 import json
@@ -8,60 +8,129 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import PLOTS, ROOT, committed, environment
+from matplotlib.image import imread
 from pypdf import PdfReader
+from pypdfium2 import PdfDocument
 
-SOURCE = committed("writeup/hw5_problem1.tex").decode()
+SOURCE = (ROOT / "writeup/hw5_problem1.tex").read_text(encoding="utf-8")
 BODY = SOURCE[SOURCE.index(r"\begin{document}") :]
 METRICS = json.loads(committed("figures/metrics.json"))
-PDF = PdfReader(io.BytesIO(committed("writeup/hw5_problem1.pdf")))
+EXPLAINED = json.loads((ROOT / "writeup/explanations.json").read_text())
+INPUTS = ["build.py", "hw5_problem1.tex", "explanations.json"]
 
 
-def plain(pdf):
-    """A PDF's text without white space, hyphens and the comma of 10,000: lines may break anywhere."""
-    return re.sub(r"[\s-]|(?<=\d),(?=\d{3})", "", "".join(page.extract_text() for page in pdf.pages))
+def flat(value, name=""):
+    """Values by the names of their macros in LaTeX."""
+    if isinstance(value, dict):
+        parts = [flat(part, name + key.title().replace("_", "")) for key, part in value.items()]
+        return {key: part for each in parts for key, part in each.items()}
+    return {name: value}
 
 
-def phrases(values):
-    """A pattern of every number that the source quotes, with the plain words around it, in order."""
-    numbers = {name: f"<{value}>" for name, value in values.items()}
-    for name in re.findall(r"\\nats\{-?\\(\w+)", BODY):
-        numbers[name] = f"<{float(values[name]):.1f}>".replace("-", "\u2212")
-    body = re.sub(rf"\\({'|'.join(values)})\b", lambda name: numbers[name[1]], BODY)
-    body = re.sub(r"\\(nats|whole|num|textbf)\b|\\\\|[\s{}&~$-]", "", body.replace("-<\u2212", "<"))
-    runs = [run for run in re.split(r"\\[A-Za-z]+|[^A-Za-z\d.,:;()<>+\u2212]", body) if "<" in run]
-    return ".*?".join(re.escape(re.sub("[<>]", "", run)) for run in runs)
+VALUES = flat({**METRICS, **EXPLAINED})
 
 
-def test_pdf_quotes_every_number_of_the_run():
-    macros, text = runpy.run_path(str(ROOT / "writeup/build.py"))["macros"](METRICS), plain(PDF)
-    values = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}\n", macros))
-    assert re.search(phrases(values), text)
-    for name in values.keys() - {"SettingsUpdates"}:  # instead of which UpdatesDone is quoted
-        other = re.sub(r"\w", lambda sign: "1" if sign[0] == "9" else "9", values[name], count=1)
-        assert not re.search(phrases({**values, name: other}), text), name
-    typed = re.sub(r"\\href\{.*?\}\{.*?\}|\d\.\d+\\linewidth|p\{.*?in\}", "", BODY)
-    assert re.findall(r"\d+\.\d+", typed) == ["0.9", "0.999", "135.9"]  # Adam's, and 196 log 2
+def plain(text):
+    """Text without white space, hyphens and the comma of 10,000: lines may break anywhere."""
+    return re.sub(r"[\s-]|(?<=\d),(?=\d{3})", "", text)
 
 
-def test_headings_and_the_very_plots_are_in_order_and_blanks_visible():
+def claims(values):
+    """Each number with what the source says before and after it, up to a LaTeX command."""
+
+    def rounded(found):
+        expression = re.sub(r"\\(\w+)", lambda name: str(values[name[1]]), found[2])
+        digits = {"whole": 0, "nats": 1, "fine": 2}[found[1]]
+        return f"<{eval(expression):.{digits}f}>".replace("-", "\u2212")
+
+    body = re.sub(r"\\(nats|fine|whole)\{([^{}]*)\}", rounded, BODY.replace("$-", "\u2212"))
+    body = re.sub(rf"\\({'|'.join(values)})\b", lambda name: f"<{values[name[1]]}>", body)
+    body = plain(re.sub(r"\\(run|num|textbf)\b|\\[,\\]|[{}$&~]", "", body).replace("\\%", "%"))
+    runs = re.split(r"\\[A-Za-z]+|[^\w.,:;()<>%+=\u2212]", body)
+    sides = [
+        found.groups() for run in runs for found in re.finditer(r"([^<]{0,20})<([^>]*)>(?=(.{0,9}))", run)
+    ]
+    return [(left + value, re.sub("[<>]", "", value + right)) for left, value, right in sides]
+
+
+def missing(text, values):
+    """The claims that the text makes neither before a number nor, where a page ends there, after it."""
+    return [sides for sides in claims(values) if not any(side in text for side in sides)]
+
+
+def check(pdf):
+    """The PDF makes the source's claims with the run's numbers, under its headings; returns its text."""
+    text = plain("".join(page.extract_text() for page in pdf.pages))
+    assert missing(text, VALUES) == [] and len(claims(VALUES)) > 40
     titles = zip(("i", "ii", "iii", "iv", "v", "vi"), re.findall(r"\\subsection\{(.*)\}", BODY), strict=True)
-    headings = [re.escape(re.sub("[ -]", "", f"({roman}){title}")) for roman, title in titles]
-    assert re.search(".*".join(headings), plain(PDF)) and plain(PDF).count("(fillin)") == 4
+    headings = [re.escape(plain(f"({roman}){title}")) for roman, title in titles]
+    assert re.search(".*".join(headings), text) and 3 <= len(pdf.pages) <= 5
+    return text
+
+
+@pytest.fixture(scope="module")
+def pdf():
+    return PdfReader(ROOT / "writeup/hw5_problem1.pdf")
+
+
+def test_pdf_has_every_number_where_its_words_are(pdf):
+    text = check(pdf)
+    assert text.count("(fillin)") == 4
+    for name in set(re.findall(r"\\([A-Z]\w+)", BODY)) & VALUES.keys():
+        other = {**VALUES, name: VALUES[name] * 1.5 + 1 if isinstance(VALUES[name], float | int) else "xyz"}
+        assert missing(text, other), name
+
+
+def test_typed_numbers_are_measured_ones():
+    """Those of the table of settings, of the plot of (iv), of samples and validation; and constants."""
+    decimal = r"\d+\.\d+"
+    typed = re.sub(rf"\\href\{{.*?\}}\{{.*?\}}|{decimal}\\linewidth|p\{{.*?in\}}", "", BODY)
+    settings = re.findall(decimal, (ROOT / "tests/README.md").read_text(encoding="utf-8"))
+    plot = PdfReader(io.BytesIO(committed("figures/problem1_iv_reconstructions.pdf"))).pages[0].extract_text()
+    constants = {"0.9", "0.999", "135.9", "9.2", "0.25"}  # Adam's; 196 log 2; log 10,000; a ratio
+    sample = np.array(EXPLAINED["information"]["samples"]).reshape(5, 8)
+    first, results = EXPLAINED["likelihood"], METRICS["results"]
+    ahead = np.subtract(*(list(first[name].values()) for name in ("validation", "test")))
+    ahead = [*ahead, results["validation"]["reconstruction"] - results["test"]["reconstruction"]]
+    rounded = [sample[2, 4], sample[2, 5], min(ahead), max(ahead), *map(float, settings)]
+    seen = {
+        *constants,
+        *settings,
+        *re.findall(decimal, plot),
+        *(f"{abs(value) + 1e-9:.1f}" for value in rounded),
+    }
+    assert set(re.findall(decimal, typed)) <= seen
+    assert np.argwhere(sample < -9).tolist() == [[3, 1], [3, 4], [3, 7], [4, 1], [4, 6]]
+    assert (sample > -0.25).sum() == 7
+
+
+def test_the_very_plots_are_in_order(pdf):
     plots, shown = [PdfReader(io.BytesIO(committed(f"figures/{plot}"))).pages[0] for plot in PLOTS], []
-    for page in PDF.pages:
+    for page in pdf.pages:
         names = re.findall(rb"(/\w+) Do", page.get_contents().get_data())
         shown += [page["/Resources"]["/XObject"][name.decode()].get_data().strip() for name in names]
-    assert shown == [plot.get_contents().get_data().strip() for plot in plots] and 3 <= len(PDF.pages) <= 4
+    assert shown == [plot.get_contents().get_data().strip() for plot in plots]
+
+
+def test_picture_of_readme_is_the_plot():
+    pdf = PdfDocument(committed("figures/problem1_vi_log_likelihood.pdf"))
+    drawn = pdf[0].render(scale=2).to_numpy().astype(float).mean(axis=-1)
+    shown = imread(ROOT / "figures/problem1_vi_log_likelihood_1.png")[..., :3].mean(axis=-1)
+    assert np.abs(drawn - 255 * shown).mean() < 2  # of 255: another release smooths edges otherwise
 
 
 @pytest.fixture
 def build(tmp_path):
-    inputs = ["writeup/build.py", "writeup/hw5_problem1.tex", "figures/metrics.json"]
-    for name in [*inputs, *(f"figures/{plot}" for plot in PLOTS)]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(committed(name))
+    """A copy of what build.py reads, and a function that runs it."""
+    for name in ("build.py", "hw5_problem1.tex", "explanations.json"):
+        (tmp_path / "writeup").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "writeup" / name, tmp_path / "writeup")
+    (tmp_path / "figures").mkdir()
+    for name in ("metrics.json", *PLOTS):
+        (tmp_path / "figures" / name).write_bytes(committed(f"figures/{name}"))
     line, more = [sys.executable, tmp_path / "writeup/build.py"], {"capture_output": True, "text": True}
     return lambda **changes: subprocess.run(line, cwd=tmp_path.parent, env=environment(**changes), **more)
 
@@ -71,16 +140,43 @@ def test_builds_again_the_same(build, tmp_path):
     pdf, tex = tmp_path / "writeup/hw5_problem1.pdf", tmp_path / "writeup/hw5_problem1.tex"
     (first, once), (_, twice) = [(build(), pdf.read_bytes()) for _ in range(2)]
     assert first.stdout.endswith(f": PennKey, StudentName, PennEmail, Collaborators, TimeSpent\n{pdf}\n")
-    assert once == twice and plain(PdfReader(pdf)) == plain(PDF)
+    assert first.stdout.count("\n") == 2 and once == twice
+    check(PdfReader(pdf))
+    filled = SOURCE.replace(r"\PennEmail}{}", r"\PennEmail}{a_b@upenn.edu}").replace('"seed": 0', '"seed": 1')
+    tex.write_text(filled, encoding="utf-8")
+    lines = [n for n, line in enumerate(SOURCE.splitlines(), 1) if r"\run{" in line and "%" not in line]
+    assert all(str(line) in build().stdout.splitlines()[0] for line in lines) and len(lines) > 4
+    assert "a_b@upenn.edu" in PdfReader(pdf).pages[0].extract_text()
     tex.write_text(SOURCE.replace(r"\end{document}", "\\nosuchmacro\n\\end{document}"), encoding="utf-8")
     assert "Undefined control sequence" in build().stderr
 
 
-@pytest.mark.parametrize("fault", ["metrics.json", PLOTS[0], "cut short", "LaTeX"])
+@pytest.mark.parametrize("fault", ["metrics.json", PLOTS[0], "cut short", "explanations.json", "LaTeX"])
 def test_fault_is_one_sentence(build, tmp_path, fault):
     (tmp_path / "figures" / fault).unlink(missing_ok=True)
-    if fault == "cut short":
-        (tmp_path / "figures/metrics.json").write_text(json.dumps({**METRICS, "updates_done": 100}))
+    changes = {
+        "cut short": {"updates_done": 100},
+        "explanations.json": {"settings": METRICS["settings"] | {"seed": 1}},
+    }
+    if fault in changes:
+        (tmp_path / "figures/metrics.json").write_text(json.dumps(METRICS | changes[fault]))
     run = build(PATH=tmp_path)
     assert (run.returncode, run.stdout) == (1, "") and re.fullmatch(f"error: .*{fault}.*\n", run.stderr)
     assert (tmp_path / "writeup/build/numbers.tex").exists() == (fault == "LaTeX")  # for Overleaf
+
+
+def test_causes_are_measured_again():
+    """explain.py once more: each cause is seen; its numbers are those committed, up to another rounding."""
+    made = runpy.run_path(str(ROOT / "writeup/explain.py"))["measure"](METRICS["settings"])
+    peak, ringing, information = made["peak"], made["ringing"], made["information"]
+    assert peak["common"] > 0.7 * peak["kl"] > 3 * peak["mean_image_common"] and peak["variance"] < 0.1
+    assert (
+        peak["slow_common"] > 0.7 * peak["slow_kl"] > 5
+        and ringing["deviation_halved"] < ringing["deviation"] / 2
+    )
+    assert made["likelihood"]["correlation_nearest"] < 2 * made["likelihood"]["correlation_ink"] < 0
+    assert information["distance_below"] > 2 + information["distance_above"]
+    again = flat(made)
+    for name, value in flat({key: part for key, part in EXPLAINED.items() if key != "settings"}).items():
+        if name.startswith(("PeakUpdate", "Likelihood", "CurvesFirst", "CurvesKl", "Information")):
+            assert again[name] == pytest.approx(value, abs=0.4, rel=0.05) or isinstance(value, list), name
