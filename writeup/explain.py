@@ -208,10 +208,16 @@ def likelihoods(kept, model, training, validation, test):
     correlations = np.corrcoef(
         [at_mean(validation).tolist(), nearest.tolist(), validation.sum(dim=1).tolist()]
     )
+    easy = {name: first_term(update, validation, 1000) for name, update in MOMENTS.items()}
+    hard = {name: first_term(update, test) for name, update in MOMENTS.items()}
+    ahead = [easy[name] - hard[name] for name in MOMENTS]
+    ahead.append(first.mean().item() - hw5.evaluate(model, test)["reconstruction"])
     return {
         "training": {name: first_term(update, training) for name, update in MOMENTS.items()},
-        "validation": {name: first_term(update, validation, 1000) for name, update in MOMENTS.items()},
-        "test": {name: first_term(update, test) for name, update in MOMENTS.items()},
+        "validation": easy,
+        "test": hard,
+        "ahead_least": min(ahead),
+        "ahead_most": max(ahead),
         "balanced_error": math.sqrt(first.view(10, -1).var(dim=1).mean().item() / len(validation)),
         "at_mean_training": at_mean(training).mean().item(),
         "at_mean_test": at_mean(test).mean().item(),
