@@ -1,12 +1,18 @@
-"""What the tests share: the script as a module, the data, and ways to run the script as its users do."""
+"""What the tests share: the script as a module, its data, a run, references, and ways to run the script."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
+from pypdf import PdfReader
+from torch.distributions import Normal, kl_divergence
 from torchvision.datasets import MNIST
 
 import pennkey_hw5_problem1
@@ -20,7 +26,7 @@ OUTPUTS = [*PLOTS, "training_log.csv", "vae.pt", "metrics.json"]
 
 
 def committed(path):
-    """The bytes of a file as committed, since a run of the script changes figures/."""
+    """The bytes of a file as committed, for figures/, which a run of the script changes."""
     show = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True)
     return show.stdout if show.returncode == 0 else (ROOT / path).read_bytes()
 
@@ -37,10 +43,40 @@ def environment(**changes):
     return {name: str(value) for name, value in merged.items() if value is not None}
 
 
-def run_script(*options, script=SCRIPT, env=None, **more):
+def run_script(*options, script=SCRIPT, **more):
     """Run the script to its end; returns the CompletedProcess with text output."""
     line = [sys.executable, str(script), *map(str, options)]
-    return subprocess.run(line, env=env or environment(), timeout=300, text=True, capture_output=True, **more)
+    return subprocess.run(line, timeout=300, text=True, capture_output=True, **more)
+
+
+def check_files(folder, updates):
+    """The files of a run are there, whole, and nothing else; returns metrics.json and the log."""
+    assert {path.name for path in folder.iterdir() if path.suffix != ".py"} - {"data"} == {*OUTPUTS}
+    assert all(len(PdfReader(folder / name, strict=True).pages) == 1 for name in PLOTS)
+    assert len(torch.load(folder / "vae.pt", weights_only=True)) == 8
+    log = np.genfromtxt(folder / "training_log.csv", delimiter=",", names=True, ndmin=1)
+    assert log["update"].tolist() == list(range(1, updates + 1))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["updates_done"] == updates
+    return metrics, log
+
+
+def layers(model, part, inputs):
+    """The output of the model's encoder or decoder, before a sigmoid, by NumPy in double precision."""
+    w1, b1, w2, b2 = (p.detach().double().numpy() for p in getattr(model, part).parameters())
+    return torch.from_numpy(np.tanh(np.asarray(inputs, float) @ w1.T + b1) @ w2.T + b2)
+
+
+def reference(model, images, noise):
+    """First term of Eq. (1), KL and bound of log p(x) of each image (B,), by noise (S, B or 1, 8)."""
+    mean, log_variance = layers(model, "encoder", images).chunk(2, dim=1)
+    prior, posterior = Normal(0.0, 1.0), Normal(mean, torch.exp(0.5 * log_variance))
+    z = mean + posterior.stddev * noise
+    y = layers(model, "decoder", z).sigmoid()
+    log_p = torch.where(images == 1, y, 1 - y).log().sum(dim=-1)
+    weights = log_p + (prior.log_prob(z) - posterior.log_prob(z)).sum(dim=-1)
+    bound = torch.logsumexp(weights, dim=0) - np.log(len(z))
+    return log_p.mean(dim=0), kl_divergence(posterior, prior).sum(dim=-1), bound
 
 
 @pytest.fixture(scope="session")
@@ -52,29 +88,19 @@ def hw5():
 
 @pytest.fixture(scope="session")
 def data(hw5):
-    """The data set of seed 0."""
-    torch.manual_seed(0)
+    """Training, validation and test images of seed 1, that of `run`."""
+    torch.manual_seed(1)
     return hw5.make_data(DATA)
 
 
 @pytest.fixture(scope="session")
 def run(hw5, tmp_path_factory):
-    """What a run of main() with 300 updates computed, by name, and in `folder` the files that it saved."""
-    made, folder = {}, tmp_path_factory.mktemp("run")
-
-    def watched(name):
-        original = getattr(hw5, name)
-
-        def call(*arguments):
-            made[name] = original(*arguments)
-            made[f"{name} of"] = arguments
-            return made[name]
-
-        return call
-
+    """A run of main() with 300 updates: what it gave to save(), and in `steps` what to train()."""
+    folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("make_data", "train", "sample", "reconstruct", "save"):
-            patch.setattr(hw5, name, watched(name))
-        hw5.main(["--updates", "300", "--output-dir", str(folder)])
-    names = ("folder", "figures", "terms", "validation", "model", "metrics")
-    return {**made, **dict(zip(names, made["save of"]))}
+        for name in ("train", "save"):
+            patch.setattr(hw5, name, Mock(wraps=getattr(hw5, name)))
+        assert hw5.main(["--updates=300", "--seed=1", "--device=cpu", f"--output-dir={folder}"]) == 0
+        (_, *steps), saved = hw5.train.call_args.args, hw5.save.call_args.args
+    names = ("folder", "figures", "terms", "validated", "model", "metrics")
+    return SimpleNamespace(steps=steps, **dict(zip(names, saved)))
