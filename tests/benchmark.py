@@ -4,10 +4,13 @@ import contextlib
 import itertools
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pennkey_hw5_problem1 as hw5
 
 os.environ.update(JAX_PLATFORMS="cpu", NPROC="1")  # NPROC is the size of XLA's pool of threads
+LIBRARIES = [name for name in ("torch", "numpy", "jax", "optax") if util.find_spec(name)]
 BATCH, RATE, DATA = hw5.BATCH_SIZE, hw5.LEARNING_RATE, Path(hw5.__file__).with_name("data")
 
 
@@ -129,6 +133,17 @@ def measure_command(seeds, updates):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread\n", flush=True)
+    info = Path("/proc/cpuinfo")  # on Linux
+    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "") or [
+        platform.machine()
+    ]
+    print(
+        f"{names[0]} ({torch.backends.cpu.get_cpu_capability()}), one thread, Python {sys.version.split()[0]}"
+    )
+    print(
+        *(f"{each.name} {each.version}" for each in map(metadata.distribution, LIBRARIES)),
+        sep=", ",
+        end="\n\n",
+    )
     measure_updates(*hw5.make_data(DATA)[:2], rounds=40)
     measure_command(seeds=5, updates=hw5.UPDATES)
