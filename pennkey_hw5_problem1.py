@@ -199,8 +199,9 @@ def draw_images(title, size, layout, mosaics):
 
 def draw_dataset(training):
     """(i) Ten images of each digit, of the training images (10000, 196), as the encoder sees them."""
-    title = f"(i) Data set: 10 of the {TRAINING_PER_DIGIT} images of each digit"
-    figure = draw_images(title, (NARROW, 3.5), (1, 1), [training.view(10, -1, PIXELS)[:, :10]])
+    mosaic = training.view(10, TRAINING_PER_DIGIT, PIXELS)[:, :10]
+    title = f"(i) Data set: {mosaic.shape[1]} of the {TRAINING_PER_DIGIT} images of each digit"
+    figure = draw_images(title, (NARROW, 3.5), (1, 1), [mosaic])
     figure.axes[0].set_yticks(np.arange(10) + 0.5, [f"digit {digit}" for digit in range(10)])
     return figure
 
