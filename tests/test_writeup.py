@@ -1,4 +1,4 @@
-"""The write-up: its numbers are those of the run and of explain.py, its plots are the same; it builds."""
+"""The write-up: its numbers are those of the run and of experiments.json, its plots the run's; it builds."""
 
 import io
 import json
@@ -6,145 +6,85 @@ import re
 import runpy
 import shutil
 
-import numpy as np
 import pytest
-from conftest import PLOTS, ROOT, committed, environment, run_script
-from matplotlib.image import imread
+from conftest import DATA, PLOTS, ROOT, SCRIPT, committed, run_script
 from pypdf import PdfReader
-from pypdfium2 import PdfDocument
 
-SOURCE = (ROOT / "writeup/hw5_problem1.tex").read_text(encoding="utf-8")
+SOURCE = (ROOT / "writeup/hw5_problem1.tex").read_text("utf-8")
 BODY = SOURCE[SOURCE.index(r"\begin{document}") :]
-METRICS = json.loads(committed("figures/metrics.json"))
-EXPLAINED = json.loads((ROOT / "writeup/explanations.json").read_text())
-PDF = PdfReader(ROOT / "writeup/hw5_problem1.pdf")
-macros = runpy.run_path(str(ROOT / "writeup/build.py"))["macros"]
+SEEDS = json.loads((ROOT / "writeup/experiments.json").read_text())
+BELOW = "start_shift<shuffled_shift start_shift<usual_shift later_shift<peak_shift idle<start_idle em<log_p"
+BELOW += " slow_idle<start_idle far<near test_far<test_near others_gap<same_gap longer_test<longer held<elbo"
+BELOW += " latent_grey<grey units_grey<grey grey<prior_grey 0<start_loss 0<fewer_loss 0<slow_gain 0<encoder"
 
 
-def values_of(*results):
-    """The text of every LaTeX macro that build.py makes of the results, by its name."""
-    return dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}\n", "".join(map(macros, results))))
-
-
-VALUES = values_of(METRICS, EXPLAINED)
-
-
-def plain(text):
-    """Text without white space, hyphens and the comma of 10,000: lines may break anywhere."""
-    return re.sub(r"[\s-]|(?<=\d),(?=\d{3})", "", text)
-
-
-def claims(values):
-    """Each number with what the source says before, and after it, up to a LaTeX command."""
-
-    def rounded(found):
-        expression = re.sub(r"\\(\w+)", lambda name: values[name[1]], found[2])
-        digits = {"whole": 0, "nats": 1, "fine": 2}[found[1]]
-        return f"<{eval(expression):.{digits}f}>".replace("-", "\u2212")
-
-    body = re.sub(r"\\(nats|fine|whole)\{([^{}]*)\}", rounded, BODY.replace("$-", "\u2212"))
-    body = re.sub(rf"\\({'|'.join(values)})\b", lambda name: f"<{values[name[1]]}>", body)
-    body = plain(re.sub(r"\\(run|num|textbf)\b|\\[,\\]|[{}$&~]", "", body).replace("\\%", "%"))
-    runs = re.split(r"\\[A-Za-z]+|[^\w.,:;()<>%+=\u2212]", body)
-    for part in (re.split("[<>]", run) for run in runs):  # words, number, words, ...
-        for n in range(1, len(part), 2):
-            yield "".join(part[:n])[-20:] + part[n], part[n] + "".join(part[n + 1 :])[:9]
-
-
-def missing(text, values):  # neither before a number nor, where a page ends there, after it
-    return [sides for sides in claims(values) if not any(side in text for side in sides)]
-
-
-def check(pdf):
-    """The PDF makes the source's claims with the run's numbers, under its headings; returns its text."""
-    text = plain("".join(page.extract_text() for page in pdf.pages))
-    assert missing(text, VALUES) == [] and len([*claims(VALUES)]) > 40
-    titles = zip(("i", "ii", "iii", "iv", "v", "vi"), re.findall(r"\\subsection\{(.*)\}", BODY), strict=True)
-    headings = [re.escape(plain(f"({roman}){title}")) for roman, title in titles]
-    assert re.search(".*".join(headings), text) and 3 <= len(pdf.pages) <= 5
+def check(pdf, metrics):
+    """Every macro's value stands in the PDF, in the source's order, as the words do; returns the text."""
+    text = " ".join(row for page in PdfReader(pdf).pages for row in page.extract_text().splitlines()[1:-1])
+    text, at = re.sub(r"\s|-|(?<=\d),(?=\d{3})", "", text).replace("\u2212", "-"), 0
+    macros = runpy.run_path(str(ROOT / "writeup/build.py"))["macros"]
+    values = dict(re.findall(r"\\def\\(\w+)\{(.*)\}\n", macros(metrics, "Run") + macros(SEEDS, "Seeds")))
+    for command, name in re.findall(r"\\(nats|whole|rounded\{\d\}|seeds(?:\[\d\])?)\{\\?(\w+)\}", BODY):
+        digits = int(re.sub(r"\D", "", command) or command != "whole")
+        names = [f"Seeds{name}Least", f"Seeds{name}Most"] if "seeds" in command else [name]
+        shown = "to".join(dict.fromkeys(f"{float(values[each]):.{digits}f}" for each in names))
+        assert (at := text.find(shown, at)) >= 0, (command, name, shown)
+    assert metrics["script"] in text and len(PdfReader(pdf).pages) <= 4
     return text
 
 
-def test_pdf_has_every_number_where_its_words_are():
-    text = check(PDF)
-    assert text.count("(fillin)") == 4
-    for name in set(re.findall(r"\\([A-Z]\w+)", BODY)) & VALUES.keys():
-        assert missing(text, {**VALUES, name: f"9{VALUES[name]}"}), name
+def test_committed_pdf_has_every_number_and_the_very_plots():
+    metrics, seen = json.loads(committed("figures/metrics.json")), []
+    text = check(io.BytesIO(committed("writeup/hw5_problem1.pdf")), metrics)
+    assert re.search("^(?!.*notthedefaults).*27280parameters.*26436parameters", text)
+    for name in ("writeup/hw5_problem1.pdf", *(f"figures/{plot}" for plot in PLOTS)):
+        reader = PdfReader(io.BytesIO(committed(name)))
+        objects = (reader.get_object(number) for number in range(1, reader.trailer["/Size"]))
+        seen.append({each.get_data().strip() for each in objects if hasattr(each, "get_data")})
+    assert all(plot <= seen[0] for plot in seen[1:])
 
 
-def test_typed_numbers_are_measured_ones():
-    """Those of the table of settings, of the plot of (iv), of the samples' log ratios; and constants."""
-    decimal = r"\d+\.\d+"
-    typed = re.sub(rf"\\href\{{.*?\}}\{{.*?\}}|{decimal}\\linewidth|p\{{.*?in\}}", "", BODY)
-    table = re.findall(decimal, (ROOT / "tests/README.md").read_text(encoding="utf-8"))
-    plot = PdfReader(io.BytesIO(committed("figures/problem1_iv_reconstructions.pdf"))).pages[0].extract_text()
-    constants = {"0.9", "0.999", "135.9", "9.2", "0.25"}  # Adam's; 196 log 2; log 10,000; a ratio
-    sample = np.array(EXPLAINED["information"]["samples"]).reshape(5, 8)
-    rounded = {f"{abs(value) + 1e-9:.1f}" for value in (sample[2, 4], sample[2, 5], *map(float, table))}
-    assert {*re.findall(decimal, typed)} <= {*constants, *rounded, *table, *re.findall(decimal, plot)}
-    assert np.argwhere(sample < -9).tolist() == [[3, 1], [3, 4], [3, 7], [4, 1], [4, 6]]
-    assert (sample > -0.25).sum() == 7
+def test_typed_numbers_and_words_are_measured():
+    typed = re.sub(r"\\arxiv\{.*?\}|\\(plot.|beside.)[\d.]+|[\d.]+(pt|in)", "", BODY)  # no lengths
+    known = re.findall(r"\d+\.\d+", (ROOT / "writeup/experiments.py").read_text("utf-8"))
+    assert {*re.findall(r"\d+\.\d+", typed)} <= {*known, "0.9", "0.999", "32.2"}  # Adam's, the MADE's
+    for less, more in (pair.split("<") for pair in BELOW.split()):
+        assert SEEDS.get(less, (0, 0))[1] < SEEDS[more][0], f"{less} is not below {more} for every seed"
 
 
-def test_the_very_plots_are_in_order():
-    plots, shown = [PdfReader(io.BytesIO(committed(f"figures/{plot}"))).pages[0] for plot in PLOTS], []
-    for page in PDF.pages:
-        names = re.findall(rb"(/\w+) Do", page.get_contents().get_data())
-        shown += [page["/Resources"]["/XObject"][name.decode()].get_data().strip() for name in names]
-    assert shown == [plot.get_contents().get_data().strip() for plot in plots]
-
-
-def test_picture_of_readme_is_the_plot():
-    pdf = PdfDocument(committed("figures/problem1_vi_log_likelihood.pdf"))
-    drawn = pdf[0].render(scale=2).to_numpy().astype(float).mean(axis=-1)
-    shown = imread(ROOT / "figures/problem1_vi_log_likelihood_1.png")[..., :3].mean(axis=-1)
-    assert np.abs(drawn - 255 * shown).mean() < 2  # of 255: another release smooths edges otherwise
+def test_first_peak_is_measured_again():
+    first_peak = runpy.run_path(str(ROOT / "writeup/experiments.py"))["first_peak"]
+    (_, shift, later), (least, most) = first_peak(1), SEEDS["peak_shift"]
+    assert 0.9 * least < shift < 1.1 * most and first_peak(1, order=slice(None))[1] + later < shift / 2
+    assert first_peak(1, order=[*range(98, 196), *range(98)])[1] > 2  # the lower half's above
 
 
 @pytest.fixture
 def build(tmp_path):
-    files = [f"writeup/{name}" for name in ("build.py", "hw5_problem1.tex", "explanations.json")]
-    for name in (*files, "figures/metrics.json", *(f"figures/{plot}" for plot in PLOTS)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes() if name in files else committed(name))
-    here = {"script": tmp_path / "writeup/build.py", "cwd": tmp_path.parent}
-    return lambda **changes: run_script(**here, env=environment(**changes))
+    shutil.which("latexmk") or pytest.skip("LaTeX is not installed")
+    shutil.copytree(ROOT / "writeup", tmp_path / "writeup", ignore=shutil.ignore_patterns("build", "*.pdf"))
+    (tmp_path / "figures").mkdir()
+    for name in ("metrics.json", *PLOTS):
+        (tmp_path / "figures" / name).write_bytes(committed(f"figures/{name}"))
+    return lambda **more: run_script(script=tmp_path / "writeup/build.py", cwd=tmp_path.parent, **more)
 
 
-@pytest.mark.skipif(not shutil.which("latexmk"), reason="LaTeX is not installed")
-def test_builds_again_the_same(build, tmp_path):
-    pdf, tex = tmp_path / "writeup/hw5_problem1.pdf", tmp_path / "writeup/hw5_problem1.tex"
-    (first, once), (_, twice) = [(build(), pdf.read_bytes()) for _ in range(2)]
-    expected = rf"Still .*: PennKey, StudentName, PennEmail, Collaborators, TimeSpent\n{pdf}\n"
-    assert re.fullmatch(expected, first.stdout) and once == twice and check(PdfReader(pdf))
-    filled = SOURCE.replace(r"\PennEmail}{}", r"\PennEmail}{a_b@upenn.edu}")
-    tex.write_text(filled.replace('"seed": 0', '"seed": 1'), encoding="utf-8")
-    lines = [n for n, line in enumerate(SOURCE.splitlines(), 1) if r"\run{" in line and "%" not in line]
-    assert all(str(line) in build().stdout.splitlines()[0] for line in lines) and len(lines) > 4
-    assert "a_b@upenn.edu" in PdfReader(pdf).pages[0].extract_text()
-    tex.write_text(SOURCE.replace(r"\end{document}", "\\nosuchmacro\n\\end{document}"), encoding="utf-8")
-    assert "Undefined control sequence" in build().stderr
+def test_builds_after_one_update_with_other_constants(build, tmp_path):
+    tex, pdf = (tmp_path / f"writeup/hw5_problem1.{kind}" for kind in ("tex", "pdf"))
+    tex.write_text(re.sub(r"(\\PennEmail\}\{).*?\}", r"\1a_b@upenn.edu, \\& \\%}", SOURCE), "utf-8")
+    first, once = build(), pdf.read_bytes()
+    assert str(pdf) in first.stdout and build().returncode == 0 and once == pdf.read_bytes()
+    other = SCRIPT.read_text("utf-8").replace("\nOPTIONS", "\nLATENT = 2\nOPTIONS")
+    (tmp_path / "a#_1.py").write_text(other, "utf-8")
+    run_script("--updates=1", f"--data-dir={DATA}", script=tmp_path / "a#_1.py", check=True)
+    build()
+    text = check(pdf, json.loads((tmp_path / "figures/metrics.json").read_text()))
+    assert re.search("a_b@upenn.edu,&%.*defaults:LATENT=2,updates=1[.].*25732para.*25668para", text)
 
 
-@pytest.mark.parametrize("fault", ["metrics.json", PLOTS[0], "cut short", "explanations.json", "LaTeX"])
+@pytest.mark.parametrize("fault", ["metrics.json", PLOTS[0], "LaTeX is missing", "LaTeX failed"])
 def test_fault_is_one_sentence(build, tmp_path, fault):
     (tmp_path / "figures" / fault).unlink(missing_ok=True)
-    changes = {"cut short": {"updates_done": 100}, "explanations.json": {"settings": {"updates": 5000}}}
-    if fault in changes:
-        (tmp_path / "figures/metrics.json").write_text(json.dumps(METRICS | changes[fault]))
-    run = build(PATH=tmp_path)
-    assert (run.returncode, run.stdout) == (1, "") and re.fullmatch(f"error: .*{fault}.*\n", run.stderr)
-    assert (tmp_path / "writeup/build/numbers.tex").exists() == (fault == "LaTeX")  # for Overleaf
-
-
-def test_causes_are_measured_again():
-    """explain.py once more: each cause is seen; its numbers are those committed, up to another rounding."""
-    made = runpy.run_path(str(ROOT / "writeup/explain.py"))["measure"](METRICS["settings"])
-    peak, ringing = made["peak"], made["ringing"]
-    assert peak["common"] > 0.7 * peak["kl"] > 3 * peak["mean_image_common"] and peak["variance"] < 0.1
-    assert peak["slow_common"] > 0.7 * peak["slow_kl"] > 5
-    assert ringing["deviation_halved"] < ringing["deviation"] / 2
-    again = values_of(made)
-    for name, value in values_of(EXPLAINED).items():
-        if name.startswith(("PeakUpdate", "Likelihood", "CurvesFirst", "CurvesKl", "Information")):
-            assert float(again[name]) == pytest.approx(float(value), abs=0.4, rel=0.05), name
+    (tmp_path / "writeup/hw5_problem1.tex").write_text(BODY)  # without its preamble
+    run = build() if "failed" in fault else build(env={"PATH": ""})
+    assert (run.returncode, run.stdout) == (1, "") and re.match(f"error: .*{fault}", run.stderr)
