@@ -9,8 +9,8 @@ The file reads in the order of the handout: data, model, objective, training, fi
 Variational Bayes, arXiv:1312.6114. Reconstruction, KL and ELBO are in nats per image. In shapes, B is a
 number of images and S a number of samples of z.
 
-With the default options it ends with an ELBO of -33.5 on the training images (reconstruction -23.4, KL 10.0)
-and of -34.7 on test images.
+With the default options (12 s on a core with AVX-512) it ends with an ELBO of -33.5 on the training images
+(reconstruction -23.4, KL 10.0) and of -34.7 on test images.
 """
 
 import argparse
