@@ -121,7 +121,7 @@ def mini_batches(images, size):
     """Endless mini-batches (size, 196) of `images`, each epoch in a new random order."""
     while True:
         for indices in torch.randperm(len(images)).split(size):
-            yield images[indices]
+            yield images.index_select(0, indices.to(images.device))  # faster than images[indices]
 
 
 def train(model, training, validation, test, updates, batch_size, learning_rate):
