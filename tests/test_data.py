@@ -1,4 +1,4 @@
-"""The data set, against a second reading of the MNIST files."""
+"""(i): the images are those that the handout asks for, by a second reading of MNIST's files."""
 
 import gzip
 from collections import Counter
@@ -6,58 +6,113 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, ROOT
-from torchvision.datasets import MNIST
+from conftest import DATA
+
+import pennkey_hw5_problem1 as hw5
 
 
-def rows(images):
-    """The images as bytes, so that they can be looked up."""
-    return [row.tobytes() for row in np.asarray(images).astype(bool)]
+def read_split(name):
+    """Read the pixels (n, 28, 28) and labels (n,) of "train" or "t10k" from the original files."""
+    images = gzip.decompress((DATA / f"MNIST/raw/{name}-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((DATA / f"MNIST/raw/{name}-labels-idx1-ubyte.gz").read_bytes())
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+    return pixels, np.frombuffer(labels, np.uint8, offset=8)
 
 
-@pytest.fixture(scope="module")
-def mnist():
-    """Pixels (n, 28, 28) and labels (n,) of the training split, then of the test split."""
-    files = [gzip.decompress((DATA / "MNIST/raw" / name).read_bytes()) for name, _ in MNIST.resources]
-    files = [np.frombuffer(content, np.uint8) for content in files]
-    return [(pixels[16:].reshape(-1, 28, 28), labels[8:]) for pixels, labels in zip(files[::2], files[1::2])]
+def count_images(pixels, labels):
+    """Count how often each pair of a small black-and-white image and its digit is in a split."""
+    counts = Counter()
+    for image, digit in zip(pixels > 128, labels):
+        counts[image[::2, ::2].tobytes(), int(digit)] += 1
+    return counts
 
 
-def test_images_are_of_their_split_and_digit_and_none_is_drawn_twice(mnist, data):
-    """Counted by image and digit, as a few images of MNIST are alike once sub-sampled and binarized."""
-    assert [tuple(images.shape) for images in data] == [(10000, 196), (100, 196), (8820, 196)]
-    for (pixels, labels), sets in zip(mnist, (data[:1], data[1:])):
-        small = (pixels > 128)[:, ::2, ::2]  # binarized first, here
-        left = Counter(zip(rows(small), labels))
-        for images in sets:
-            assert images.dtype == torch.float32 and set(images.unique().tolist()) == {0, 1}
-            left.subtract(zip(rows(images), np.repeat(np.arange(10), len(images) // 10)))
-        assert min(left.values()) == 0
+def remove_images(counts, images):
+    """Take images (n, 196), ordered by digit, out of the counts of count_images."""
+    per_digit = len(images) // 10
+    for number, image in enumerate(images.numpy().astype(bool)):
+        counts[image.tobytes(), number // per_digit] -= 1
 
 
-def test_other_images_are_drawn_next_and_other_numbers_as_far_as_mnist_has_them(hw5, data, monkeypatch):
+def test_there_are_as_many_images_as_the_handout_asks_for(data):
+    training, validation, test = data
+    assert training.shape == (10_000, 196)
+    assert validation.shape == (100, 196)
+    assert test.shape == (8820, 196)
+
+
+def test_pixels_are_floats_of_0_and_1(data):
+    for images in data:
+        assert images.dtype == torch.float32
+        assert images.unique().tolist() == [0, 1]
+
+
+def test_training_images_are_different_images_of_the_training_split_ordered_by_digit(data):
+    training, _, _ = data
+    counts = count_images(*read_split("train"))
+    remove_images(counts, training)
+    assert min(counts.values()) >= 0
+
+
+def test_validation_and_test_images_are_different_images_of_the_test_split(data):
+    _, validation, test = data
+    counts = count_images(*read_split("t10k"))
+    remove_images(counts, validation)
+    remove_images(counts, test)
+    assert min(counts.values()) >= 0
+
+
+def test_training_images_come_from_the_whole_split_at_random(data):
+    """The first 1,000 images of each digit would be the same for every seed."""
+    torch.manual_seed(1)
+    others, _, _ = hw5.make_data(DATA)
+    same = (others == data[0]).all(dim=1).float().mean()
+    assert same < 0.05
+
+
+def test_pixel_of_128_is_white_and_of_129_is_black():
+    image = torch.full((1, 28, 28), 128, dtype=torch.uint8)
+    image[0, 0, 0] = 129
+    image[0, 1, 1] = 255  # row 1 and column 1 are left out
+    expected = torch.zeros(1, 196)
+    expected[0, 0] = 1
+    assert torch.equal(hw5.subsample_and_binarize(image), expected)
+
+
+def test_more_validation_images_leave_fewer_test_images(monkeypatch):
     monkeypatch.setattr(hw5, "VALIDATION_PER_DIGIT", 20)
-    others = hw5.make_data(DATA)
-    assert [len(images) for images in others] == [10000, 200, 8720]
-    assert len(set(rows(others[0])) & set(rows(data[0]))) < 3000  # 1000 of about 6000 of each digit
-    monkeypatch.setattr(hw5, "TRAINING_PER_DIGIT", 6000)
-    with pytest.raises(OSError, match=r"5923 images of digit 0 .* not 6000"):
+    _, validation, test = hw5.make_data(DATA)
+    assert len(validation) == 200
+    assert len(test) == 8720
+
+
+@pytest.mark.parametrize("name", ["TRAINING_PER_DIGIT", "HELD_OUT_PER_DIGIT"])
+def test_more_images_than_mnist_has_are_an_error_that_tells_how_many_it_has(monkeypatch, name):
+    monkeypatch.setattr(hw5, name, 10_000)
+    with pytest.raises(hw5.RunError, match=r"10000 images of digit 0 .* only (5923|980)"):
         hw5.make_data(DATA)
 
 
-def test_what_readme_says_of_mnist_is_so(mnist, hw5):
-    """The averages of equal images are over seeds 0 to 4."""
-    (pixels, _), _ = mnist
-    assert np.bincount(pixels.ravel())[1:251].argmax() + 1 == 128
-    black = hw5.subsample_and_binarize(torch.tensor(pixels)).sum(dim=1)
-    equal = []
-    for seed in range(5):
-        torch.manual_seed(seed)
-        training, *others = map(rows, hw5.make_data(DATA))
-        equal.append([sum(map(set(training).__contains__, images)) for images in others])
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    for claim in (
-        f"at even places have {black[::2].mean():.1f} black pixels, at odd places {black[1::2].mean():.1f}",
-        f"about {np.mean(equal, axis=0)[1] / 88.2:.0f} in 100 of either",
-    ):
-        assert claim in readme
+@pytest.mark.parametrize("step", [1, 3])
+def test_step_that_does_not_give_images_of_this_side_is_an_error(monkeypatch, step):
+    """3 does not divide 28; 1 does, but SIDE was computed from the STEP in the script."""
+    monkeypatch.setattr(hw5, "STEP", step)
+    with pytest.raises(hw5.RunError, match="STEP must divide 28"):
+        hw5.make_data(DATA)
+
+
+def test_some_digits_may_be_chosen(monkeypatch):
+    monkeypatch.setattr(hw5, "DIGITS", [3, 8])
+    training, validation, test = hw5.make_data(DATA)
+    assert [len(training), len(validation), len(test)] == [2000, 20, 1764]
+    hw5.draw_dataset(training)
+    titles = [axes.get_title() for axes in hw5.draw_reconstructions(hw5.VAE(), validation).axes]
+    assert titles[0].startswith("digit 3: ")
+    assert titles[1].startswith("digit 8: ")
+
+
+@pytest.mark.parametrize("number", [0, 893])
+def test_number_of_validation_images_that_mnist_does_not_have_is_an_error(monkeypatch, number):
+    monkeypatch.setattr(hw5, "VALIDATION_PER_DIGIT", number)
+    with pytest.raises(hw5.RunError, match="between 1 and 892"):
+        hw5.make_data(DATA)
