@@ -10,8 +10,8 @@
 
 The script follows the handout: first the data set (i), then the model and its training (ii), then
 the plots for (i) and (iii) to (vi). It saves five plots (PDF), two logs of the training (CSV), the
-trained weights and a table of results beside this file. If there is a folder figures/ beside this
-file, they are saved in it; the repository of this script keeps them apart in that way.
+trained weights and a table of results. They are saved beside this file, or in the folder figures/
+beside it if there is one.
 
 In this file, the two terms of Eq. (1) of the handout are called reconstruction and KL, and Eq. (1)
 itself is called the ELBO. All their values are averages over images, in nats per image.
@@ -23,7 +23,7 @@ itself is called the ELBO. All their values are averages over images, in nats pe
 With the default options the ELBO ends near -33.5 on the training images and -34.8 on test images.
 
 "Paper" is Kingma & Welling, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114.
-Docstrings and comments give the shapes of tensors. In them, B is the number of images.
+Docstrings and comments give the shapes of tensors. In them, B is any number of images.
 """
 
 import argparse
@@ -58,8 +58,8 @@ LATENT = 8  # dimensions of z
 SAMPLES = 2  # samples of z for each image in training
 
 # Constants that the handout leaves open.
-# Images of each digit that are taken from MNIST's test split, for validation and test together. 892
-# is the most that every digit has.
+# Images of each digit that are taken from MNIST's test split, for validation and test together. The
+# rarest digit there, 5, has 892 images, so no more can be taken of each.
 HELD_OUT_PER_DIGIT = 892
 # Samples of z for each training or test image in the table of results.
 EVALUATION_SAMPLES = 4
@@ -100,7 +100,7 @@ def available_device(text):
     """Return `text` if it names a device that works here; raise ArgumentTypeError if not."""
     try:
         number = torch.zeros(1, device=text)
-        number.item()  # fails if the device stores no values, as PyTorch's device "meta"
+        number.item()  # reading the number back shows that the device really works
     except Exception as error:  # each kind of device raises an exception of its own
         raise argparse.ArgumentTypeError(f"PyTorch cannot use {text!r} on this machine") from error
     return text
@@ -108,18 +108,18 @@ def available_device(text):
 
 def parse_options(arguments=None):
     """Return the options in a list of `arguments`, or those of the command line if it is None."""
-    folder = Path(__file__).resolve().parent
-    output_dir = folder
-    if (folder / "figures").is_dir():
-        output_dir = folder / "figures"
+    script_dir = Path(__file__).resolve().parent
+    output_dir = script_dir
+    if (script_dir / "figures").is_dir():
+        output_dir = script_dir / "figures"
 
     parser = argparse.ArgumentParser(
         description="Train a variational auto-encoder on MNIST and draw the plots of the problem.",
         epilog="More settings are constants at the top of the script.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    # The defaults were chosen by the ELBO on the training images: no setting that was tried and
-    # takes no longer gave a better one.
+    # Many values of the next three options were tried. Among those with which the training takes
+    # the same time, the defaults gave the best ELBO on the training images.
     parser.add_argument(
         "--updates",
         type=positive_integer,
@@ -153,7 +153,7 @@ def parse_options(arguments=None):
     parser.add_argument(
         "--data-dir",
         type=Path,
-        default=folder / "data",
+        default=script_dir / "data",
         help="folder of the data set; MNIST is downloaded to it if it is not there",
     )
     parser.add_argument(
@@ -171,18 +171,21 @@ def make_data(data_dir):
 
     Each of the three has equally many images of every digit and is ordered by digit. The training
     images come from MNIST's training split. MNIST has no validation split, so the validation images
-    come from its test split. The test images, 892 - 10 of each digit, are others of that split. The
-    handout does not ask for them, and they are used only in the table of results.
+    come from its test split. The test images, 892 - 10 of each digit, are further images of that
+    split. The handout does not ask for them, and they are used only in the table of results.
     Raises RunError if MNIST can be neither read nor downloaded, or if it has too few images.
     """
     if SIDE * STEP != 28:
-        raise RunError("STEP must divide 28. Change it in the script, as SIDE is computed from it.")
+        raise RunError(
+            "STEP must divide 28, and must be changed in the script: SIDE depends on it."
+        )
     if not 0 < VALIDATION_PER_DIGIT <= HELD_OUT_PER_DIGIT:
         raise RunError(f"VALIDATION_PER_DIGIT must be between 1 and {HELD_OUT_PER_DIGIT}.")
     try:
         training_split = MNIST(data_dir, train=True, download=True)
         test_split = MNIST(data_dir, train=False, download=True)
     except Exception as error:  # no network, no permission, a damaged file, ...
+        # {error!r} stays in one line, also if the message of the error has several.
         raise RunError(
             f"MNIST can be neither read from nor downloaded to the folder {data_dir} ({error!r}). "
             "Delete damaged files in it, or name a folder that has MNIST by --data-dir."
@@ -252,7 +255,7 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, z):
-        """Return logits (n, PIXELS) for z (n, LATENT). The handout's y is sigmoid(logits).
+        """Return logits (B, PIXELS) for z (B, LATENT). The handout's y is sigmoid(logits).
 
         The sigmoid is applied later: by torch.sigmoid for the plots, and inside PyTorch's loss for
         the log-likelihood. A y on its own may be rounded to 0 or 1, and the logarithm of 0 is
@@ -276,9 +279,8 @@ def reparameterize(mean, log_variance, epsilon):
 def bernoulli_log_likelihood(x, logits):
     """Return log p_v(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i), with y = sigmoid(logits).
 
-    This is the handout's formula above line 27 (paper, Appendix C.1).
-    Either `x` is (B, PIXELS), `logits` is (samples, B, PIXELS) and the result is (samples, B), or
-    `x` and `logits` are (B, PIXELS) and the result is (B,).
+    This is the handout's formula above line 27 (paper, Appendix C.1). `x` is (B, PIXELS), `logits`
+    are (..., B, PIXELS) and the result is (..., B). The dots are for a dimension of samples of z.
     """
     # PyTorch's loss needs targets and logits of the same shape: repeat x for every sample of z.
     targets = x.expand_as(logits)
@@ -305,7 +307,7 @@ def elbo_terms(model, x, samples):
     # The noise is drawn on the CPU, because then it is the same for every device.
     epsilon = torch.randn(samples, len(x), LATENT).to(x.device)
     z = reparameterize(mean, log_variance, epsilon)
-    # The decoder gets all samples of all images as one batch.
+    # All samples of all images are one batch, because layers such as convolutions would need that.
     logits = model.decode(z.flatten(0, 1))  # (samples * B, PIXELS)
     logits = logits.unflatten(0, (samples, len(x)))  # (samples, B, PIXELS)
     reconstruction = bernoulli_log_likelihood(x, logits).mean()  # over samples and images
@@ -315,14 +317,14 @@ def elbo_terms(model, x, samples):
 
 @torch.no_grad()
 def evaluate(model, images, samples):
-    """Return the reconstruction, KL and ELBO of `images` (n, PIXELS), as a dictionary of floats.
+    """Return the reconstruction, KL and ELBO of `images` (B, PIXELS), as a dictionary of floats.
 
     `samples` is the number of samples of z for each image.
     """
     model.eval()  # makes no difference to this model, but would to one with dropout
-    # Without fork_rng, changing VALIDATION_EVERY would change the training: it saves the state of
-    # the CPU's random numbers here and restores it at the end, so that the next update draws the
-    # same numbers with and without an evaluation before it. devices=[] leaves out the GPUs.
+    # fork_rng restores the state of the random numbers afterwards. So the training draws the same
+    # random numbers however often validation runs. devices=[] means: those of the CPU only, as all
+    # random numbers of this script are drawn on the CPU.
     with torch.random.fork_rng(devices=[]):
         reconstruction, kl = elbo_terms(model, images, samples)
     return {
@@ -334,21 +336,21 @@ def evaluate(model, images, samples):
 
 # ==== (ii) Training ===============================================================================
 def mini_batches(images, batch_size):
-    """Yield mini-batches (batch_size, PIXELS) of `images` (n, PIXELS) without end.
+    """Yield mini-batches (batch_size, PIXELS) of `images` (B, PIXELS) without end.
 
-    Every epoch uses each image once, in a new random order. If `batch_size` does not divide n, the
+    Every epoch uses each image once, in a new random order. If `batch_size` does not divide B, the
     last mini-batch of an epoch is smaller.
     """
     while True:
         order = torch.randperm(len(images))
         for indices in order.split(batch_size):
-            yield images[indices]
+            yield images[indices]  # indices on the CPU are right for images on a GPU, too
 
 
 def learning_rate_factor(updates_done, updates):
     """Return 1 for three quarters of the updates, then a factor that falls linearly to 0.
 
-    With a learning rate that does not fall, the ELBO on the training images is 2 nats lower.
+    If the learning rate does not fall, the ELBO on the training images ends about 2 nats lower.
     """
     remaining = (updates - updates_done) / updates  # 1 at the beginning, 0 at the end
     if remaining > 0.25:
@@ -357,17 +359,17 @@ def learning_rate_factor(updates_done, updates):
 
 
 def check_before_training(model, training_images, validation_images):
-    """Raise RunError for data or a model with which the results would be wrong.
+    """Raise RunError for data or a model that would give wrong results.
 
-    Nothing is wrong with those of this script. The checks are for you if you change it.
+    The data and the model of this script pass. The checks are for you if you change them.
     """
     for images in (training_images, validation_images):
         if images.min() < 0 or images.max() > 1:
             raise RunError("The Bernoulli log-likelihood needs pixels between 0 and 1.")
+    # Logits can have any value. If all outputs are between 0 and 1, a sigmoid was added.
     model.eval()
-    z = torch.zeros(2, LATENT, device=training_images.device)
-    logits = model.decode(z)
-    if logits.min() >= 0 and logits.max() <= 1:
+    outputs = model.decode(torch.zeros(1, LATENT, device=training_images.device))
+    if outputs.min() >= 0 and outputs.max() <= 1:
         raise RunError(
             "The decoder must not end with a sigmoid, because the log-likelihood and the plots "
             "apply a sigmoid to its outputs."
@@ -377,7 +379,7 @@ def check_before_training(model, training_images, validation_images):
 def train(model, training_images, validation_images, updates, batch_size, learning_rate):
     """Train `model` with Adam to maximize Eq. (1), averaged over the training images.
 
-    Both kinds of images are (n, PIXELS). Returns two logs, which are lists of rows, and whether
+    Both kinds of images are (B, PIXELS). Returns two logs, which are lists of rows, and whether
     Ctrl-C has ended the training early:
     - training_log has a row (update, reconstruction, KL) for every weight update. The two values
       are those of its mini-batch, before the weights are changed.
@@ -390,7 +392,7 @@ def train(model, training_images, validation_images, updates, batch_size, learni
     # The matrices are so small that sharing the work among threads takes longer than it saves.
     torch.set_num_threads(1)
 
-    # fused=True is only faster. Leave it out for an optimizer that does not have it.
+    # fused=True only makes Adam faster. Leave it out for an optimizer that does not have it.
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda updates_done: learning_rate_factor(updates_done, updates)
@@ -399,9 +401,9 @@ def train(model, training_images, validation_images, updates, batch_size, learni
     training_log = []
     validation_log = []
     interrupted = False
+    model.train()
     try:
         for update in range(1, updates + 1):
-            model.train()  # evaluate() switches to model.eval()
             x = next(batches)
             reconstruction, kl = elbo_terms(model, x, SAMPLES)
             loss = kl - reconstruction  # minus the ELBO
@@ -418,6 +420,7 @@ def train(model, training_images, validation_images, updates, batch_size, learni
             training_log.append((update, reconstruction.item(), kl.item()))
             if update % VALIDATION_EVERY == 0:
                 validation = evaluate(model, validation_images, VALIDATION_SAMPLES)
+                model.train()  # evaluate has switched to model.eval()
                 validation_log.append((update, validation["reconstruction"]))
                 print(
                     f"update {update:5d}: reconstruction {reconstruction.item():6.1f}, "
@@ -491,7 +494,8 @@ def draw_elbo_terms(training_log):
     figure.suptitle("(iii) The two terms of the ELBO, Eq. (1), for the training mini-batches")
     upper, lower = figure.subplots(2, sharex=True)
 
-    # With the markers "o", the only value of a run of one update can be seen, too.
+    # "o-" draws a marker at each value and a line between them. Without markers, the plot of a
+    # single update would be empty.
     upper.plot(updates, reconstruction, "o-", color=BLUE, label="first term: E[log p(x|z)]")
     upper.set_ylabel("reconstruction\n(nats per image)")
     upper.grid(alpha=0.3)
@@ -515,7 +519,8 @@ def draw_reconstructions(model, validation_images):
     """Return plot (iv), a Figure: eight validation images, each beside the decoder's output for it.
 
     They are the first image of each of the digits 0 to 7. The images must be ordered by digit, as
-    make_data returns them. The decoder's input z is the encoder's mean, not a sample.
+    make_data returns them. The decoder's input z is the encoder's mean, because a sample of z would
+    make the plot depend on chance.
     """
     model.eval()
     by_digit = validation_images.reshape(len(DIGITS), VALIDATION_PER_DIGIT, PIXELS)
@@ -589,8 +594,9 @@ def draw_log_likelihood(training_log, validation_log):
             color=ORANGE,
             label="validation images",
         )
-        # The first mini-batches lie so low that small differences could not be seen: begin the axis
-        # at the lowest validation. (If there is only one, most mini-batches may lie below it.)
+        # Small differences could not be seen beside the very low first mini-batches, which plot
+        # (iii) shows. So the axis begins just below the lowest value of validation. A single such
+        # value may be higher than most mini-batches; then the axis is as matplotlib chooses it.
         if len(validation_log) > 1:
             bottom = validation_reconstruction.min() - 0.5
             top = max(reconstruction.max(), validation_reconstruction.max()) + 0.5
@@ -604,9 +610,10 @@ def draw_log_likelihood(training_log, validation_log):
 
 def save_figure(figure, path):
     """Save `figure` as a PDF without a date, so that the same run saves the same file."""
-    # matplotlib writes to memory, because on a full disk it may fail with any kind of error. Only
-    # the images in the PDF have a resolution (dpi); lines and text have none.
+    # On a full disk, matplotlib may raise any error. So it writes to memory, and write_bytes raises
+    # an OSError, which the last lines of this script report.
     pdf = io.BytesIO()
+    # dpi is the resolution of the images in the PDF. Lines and text have none.
     figure.savefig(pdf, format="pdf", dpi=300, metadata={"CreationDate": None})
     path.write_bytes(pdf.getvalue())
 
@@ -653,13 +660,13 @@ def make_folder(folder):
         raise RunError(f"Nothing can be saved in the folder {folder} ({error}).") from error
 
 
-def check_training(elbo, untrained_elbo):
+def check_elbo(elbo, untrained_elbo):
     """Raise RunError if the training has made the ELBO worse.
 
     train() has checked that the loss was finite. The weights may be useless all the same: the loss
     may have become very large, or the last update may have spoiled them.
     """
-    # Both are estimated from samples, so a difference of less than 1 nat may be chance.
+    # Both are estimated from samples of z, so a difference of less than 1 nat may be chance.
     if math.isnan(elbo) or elbo < untrained_elbo - 1:
         raise RunError(
             f"The training has made the ELBO worse: it is {elbo:.4g} nats per image, and was "
@@ -669,10 +676,10 @@ def check_training(elbo, untrained_elbo):
 
 
 def mean_image_elbo(training_images):
-    """Return the best ELBO on the training images that a model can have without using z.
+    """Return the best training ELBO of a model that does not use z.
 
-    Whatever z is, the output y of such a model is the mean image. Its encoder can then be N(0, I)
-    for every image, so its KL is 0. A VAE that has learned anything is better.
+    Such a model has the same output y for every z. The y with the highest log-likelihood is the
+    mean image. As z does not matter, p(z|x) can be N(0, I) for every x, so that the KL is 0.
     """
     mean_image = training_images.mean(dim=0)
     logits = torch.logit(mean_image, eps=1e-6)  # without eps, a pixel that is always 0 gives -inf
@@ -719,18 +726,17 @@ def save_log(path, header, log):
         writer.writerows(log)
 
 
-def save_training(folder, model, training_log, validation_log, text):
-    """Save the weights, both logs and the `text` of results.txt in `folder`.
-
-    All files of an older run are deleted first, its plots, too, so that the folder never has files
-    of two different runs. The model must be on the CPU.
-    """
+def delete_old_files(folder):
+    """Delete the files of an older run, so that `folder` never has files of two different runs."""
     for name in OUTPUT_FILES:
         (folder / name).unlink(missing_ok=True)
-    # On a full disk, torch.save raises an OSError for an open file, but a RuntimeError for a path.
-    # The last lines of this script turn an OSError into one sentence.
-    with (folder / "vae.pt").open("wb") as file:
-        torch.save(model.state_dict(), file)
+
+
+def save_training(folder, model, training_log, validation_log, text):
+    """Save the weights, both logs and the `text` of results.txt. The model must be on the CPU."""
+    weights = io.BytesIO()  # to memory first, for the reason given in save_figure
+    torch.save(model.state_dict(), weights)
+    (folder / "vae.pt").write_bytes(weights.getvalue())
     save_log(folder / "training_log.csv", ["update", "reconstruction", "kl"], training_log)
     save_log(folder / "validation_log.csv", ["update", "reconstruction"], validation_log)
     (folder / "results.txt").write_text(text)
@@ -756,7 +762,7 @@ def main(arguments=None):
 
     # (ii)
     model = VAE().to(options.device)
-    untrained = evaluate(model, training_images, EVALUATION_SAMPLES)  # for check_training below
+    untrained = evaluate(model, training_images, samples=1)  # for check_elbo, which allows 1 nat
     training_log, validation_log, interrupted = train(
         model,
         training_images,
@@ -766,11 +772,11 @@ def main(arguments=None):
         options.learning_rate,
     )
 
-    # The results. If the training has diverged, check_training ends the program here, and the files
+    # The results. If the training has diverged, check_elbo ends the program here, and the files
     # of an older run stay as they are.
     results = {}
     results["training"] = evaluate(model, training_images, EVALUATION_SAMPLES)
-    check_training(results["training"]["elbo"], untrained["elbo"])
+    check_elbo(results["training"]["elbo"], untrained["elbo"])
     results["validation"] = evaluate(model, validation_images, VALIDATION_SAMPLES)
     if len(test_images) > 0:  # there are none if VALIDATION_PER_DIGIT is HELD_OUT_PER_DIGIT
         results["test"] = evaluate(model, test_images, EVALUATION_SAMPLES)
@@ -791,6 +797,7 @@ def main(arguments=None):
     model = model.to("cpu")
     training_images = training_images.to("cpu")
     validation_images = validation_images.to("cpu")
+    delete_old_files(folder)
     save_training(folder, model, training_log, validation_log, text)
     save_plots(folder, model, training_images, validation_images, training_log, validation_log)
     print(f"Five plots, two logs, vae.pt and results.txt are in {folder}")

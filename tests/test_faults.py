@@ -109,10 +109,10 @@ def test_last_update_that_spoils_the_weights_is_divergence(tmp_path):
 
 
 def test_elbo_below_that_of_the_untrained_model_is_divergence():
-    hw5.check_training(elbo=-137.9, untrained_elbo=-137.7)
+    hw5.check_elbo(elbo=-137.9, untrained_elbo=-137.7)
     for elbo in (-139, -1e30, float("-inf"), float("nan")):
         with pytest.raises(hw5.RunError, match="made the ELBO worse"):
-            hw5.check_training(elbo, untrained_elbo=-137.7)
+            hw5.check_elbo(elbo, untrained_elbo=-137.7)
 
 
 def test_elbo_below_that_of_the_mean_image_is_a_warning_in_the_results(tmp_path, capsys):

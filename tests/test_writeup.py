@@ -1,0 +1,129 @@
+"""The write-up has the plots and the numbers of the committed run, and it compiles."""
+
+import io
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import ROOT, committed
+from pypdf import PdfReader
+
+import pennkey_hw5_problem1 as hw5
+
+PLOTS = [name for name in hw5.OUTPUT_FILES if name.endswith(".pdf")]
+
+
+@pytest.fixture
+def source():
+    """The text of the LaTeX file, with every line break as a space."""
+    return " ".join((ROOT / "writeup/hw5_problem1.tex").read_text().split())
+
+
+def committed_log(name):
+    """The rows of a committed log, as an array."""
+    text = committed(f"figures/{name}").decode()
+    return np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1)
+
+
+def contents(pdf):
+    """The contents of all drawings, pictures and fonts in a PDF."""
+    reader = PdfReader(io.BytesIO(pdf))
+    objects = [reader.get_object(number) for number in range(1, reader.trailer["/Size"])]
+    return {each.get_data().strip() for each in objects if hasattr(each, "get_data")}
+
+
+def test_pdf_has_the_committed_results():
+    pages = PdfReader(io.BytesIO(committed("writeup/hw5_problem1.pdf"))).pages
+    words = " ".join(page.extract_text() for page in pages).replace("\u2212", "-").split()
+    text = " ".join(words)
+    for line in committed("figures/results.txt").decode().splitlines():
+        assert " ".join(line.split()) in text
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_pdf_has_the_committed_plot(plot):
+    in_plot = contents(committed(f"figures/{plot}"))
+    assert len(in_plot) > 0
+    assert in_plot <= contents(committed("writeup/hw5_problem1.pdf"))
+
+
+def test_numbers_about_the_first_updates_are_those_of_the_log(source):
+    update, reconstruction, kl = committed_log("training_log.csv").T
+    assert f"The first term begins at ${reconstruction[0]:.1f}$" in source
+    assert f"It rises to ${reconstruction[3]:.0f}$ within four updates" in source
+    assert f"falls back to ${reconstruction[9]:.0f}$ twice (updates 10 and 17)" in source
+    assert f"{reconstruction[9]:.0f}" == f"{reconstruction[16]:.0f}"
+    assert update[9] == 10
+    assert f"then rises to ${reconstruction[99]:.0f}$ at update 100" in source
+    assert f"The KL begins at {kl[0]:.1f}" in source
+    assert "swings between 1 and 12 in the first 30 updates" in source
+    assert round(kl[1:30].min()) == 1
+    assert round(kl[1:30].max()) == 12
+    assert "Its lowest value after that is about 4, near update 50" in source
+    assert 40 <= 31 + kl[30:].argmin() <= 60
+    assert round(kl[30:].min()) == 4
+
+
+def test_numbers_about_the_reconstructions_are_those_in_the_plot(source):
+    plot = io.BytesIO(committed("figures/problem1_iv_reconstructions.pdf"))
+    text = PdfReader(plot).pages[0].extract_text().replace("\u2212", "-")
+    values = {}
+    for words in re.findall(r"digit (\d): (-\d+\.\d) nats", text):
+        values[int(words[0])] = float(words[1])
+    assert len(values) == 8
+    assert f"it has the lowest log-likelihood, ${values[2]}$" in source
+    assert values[2] == min(values.values())
+    assert sorted(values, key=values.get)[-2:] == [7, 1]
+
+
+def test_numbers_about_the_last_updates_are_those_of_the_log(source):
+    _, reconstruction, kl = committed_log("training_log.csv").T
+    assert f"to ${reconstruction[-100:].mean():.1f}$ on average over the last 100" in source
+    assert f"a plateau at {kl[-1000:].mean():.0f}" in source
+
+
+def test_comparison_of_validation_and_training_is_that_of_the_logs(source):
+    _, training, _ = committed_log("training_log.csv").T
+    _, validation = committed_log("validation_log.csv").T
+
+    def average(update):
+        """The moving average of plot (vi) at an update, or at the last one that has it."""
+        middle = min(update, len(training) - 50) - 1
+        return training[middle - 50 : middle + 51].mean()
+
+    for update in (100, 1000, 4000):
+        pair = f"(${validation[update // 100 - 1]:.1f}$ and ${average(update):.1f}$"
+        assert pair in source
+    assert f"by {average(1000) - validation[9]:.1f} at update 1,000" in source
+    assert f"by {average(4000) - validation[-1]:.1f} at the end" in source
+
+
+def test_numbers_of_the_table_are_those_of_the_results(source):
+    results = committed("figures/results.txt").decode().splitlines()
+    (training,) = [line.split() for line in results if line.startswith("training ")]
+    (test,) = [line.split() for line in results if line.startswith("test ")]
+    assert f"give a reconstruction of ${float(test[1]):.1f}$" in source
+    assert f"also below the ${float(training[1]):.1f}$ of the training images" in source
+
+
+def test_numbers_of_parameters_are_those_of_the_model(source):
+    for part in (hw5.VAE().encoder, hw5.VAE().decoder):
+        number = sum(weight.numel() for weight in part.parameters())
+        assert f"{number:,} parameters" in source
+
+
+def test_source_compiles_without_overfull_lines(tmp_path):
+    if shutil.which("latexmk") is None:
+        pytest.skip("LaTeX is not installed")
+    (tmp_path / "writeup").mkdir()
+    (tmp_path / "figures").mkdir()
+    shutil.copy(ROOT / "writeup/hw5_problem1.tex", tmp_path / "writeup")
+    for name in (*PLOTS, "results.txt"):
+        (tmp_path / "figures" / name).write_bytes(committed(f"figures/{name}"))
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "hw5_problem1.tex"]
+    process = subprocess.run(command, cwd=tmp_path / "writeup", capture_output=True)
+    assert process.returncode == 0
+    assert "Overfull" not in (tmp_path / "writeup/hw5_problem1.log").read_text("latin-1")
+    assert len(PdfReader(tmp_path / "writeup/hw5_problem1.pdf").pages) == 4
