@@ -20,7 +20,8 @@ itself is called the ELBO. All their values are averages over images, in nats pe
     KL                KL(p(z|x) || N(0, I))
     ELBO              reconstruction - KL
 
-With the default options the ELBO ends near -33.5 on the training images and -34.8 on test images.
+With the default options the ELBO ends at about -33.3 on the training images and -34.6 on the test
+images.
 
 "Paper" is Kingma & Welling, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114.
 Docstrings and comments give the shapes of tensors. In them, B is any number of images.
@@ -89,7 +90,7 @@ def positive_number(text):
 
 
 def seed_number(text):
-    """Return the integer written in `text`; raise ArgumentTypeError if it is no seed."""
+    """Return the integer written in `text`; raise ArgumentTypeError if it is not a valid seed."""
     value = int(text)
     if not 0 <= value < 2**64:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**64 - 1")
@@ -109,6 +110,8 @@ def available_device(text):
 def parse_options(arguments=None):
     """Return the options in a list of `arguments`, or those of the command line if it is None."""
     script_dir = Path(__file__).resolve().parent
+    # The write-up takes the plots from a folder figures/. Where there is none, everything is saved
+    # beside this file, as the handout asks.
     output_dir = script_dir
     if (script_dir / "figures").is_dir():
         output_dir = script_dir / "figures"
@@ -118,8 +121,8 @@ def parse_options(arguments=None):
         epilog="More settings are constants at the top of the script.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    # Many values of the next three options were tried. Among those with which the training takes
-    # the same time, the defaults gave the best ELBO on the training images.
+    # The defaults come from a search. Of all settings tried with which the training takes about as
+    # long, they gave the best ELBO on the training images.
     parser.add_argument(
         "--updates",
         type=positive_integer,
@@ -175,20 +178,19 @@ def make_data(data_dir):
     split. The handout does not ask for them, and they are used only in the table of results.
     Raises RunError if MNIST can be neither read nor downloaded, or if it has too few images.
     """
+    # This is also an error if STEP was changed after SIDE had been computed from it.
     if SIDE * STEP != 28:
-        raise RunError(
-            "STEP must divide 28, and must be changed in the script: SIDE depends on it."
-        )
+        raise RunError(f"STEP is {STEP}, but must divide 28. Change it at the top of the script.")
     if not 0 < VALIDATION_PER_DIGIT <= HELD_OUT_PER_DIGIT:
         raise RunError(f"VALIDATION_PER_DIGIT must be between 1 and {HELD_OUT_PER_DIGIT}.")
     try:
         training_split = MNIST(data_dir, train=True, download=True)
         test_split = MNIST(data_dir, train=False, download=True)
     except Exception as error:  # no network, no permission, a damaged file, ...
-        # {error!r} stays in one line, also if the message of the error has several.
+        # {error!r} stays on one line even if the message of the error has several.
         raise RunError(
             f"MNIST can be neither read from nor downloaded to the folder {data_dir} ({error!r}). "
-            "Delete damaged files in it, or name a folder that has MNIST by --data-dir."
+            "Delete damaged files in it, or use --data-dir to name a folder that has MNIST."
         ) from error
 
     # These two are (digits, images of a digit, PIXELS).
@@ -307,7 +309,8 @@ def elbo_terms(model, x, samples):
     # The noise is drawn on the CPU, because then it is the same for every device.
     epsilon = torch.randn(samples, len(x), LATENT).to(x.device)
     z = reparameterize(mean, log_variance, epsilon)
-    # All samples of all images are one batch, because layers such as convolutions would need that.
+    # z is decoded as one batch with two dimensions. The layers of this decoder would also accept z
+    # with three dimensions, but others, such as convolutions, would not.
     logits = model.decode(z.flatten(0, 1))  # (samples * B, PIXELS)
     logits = logits.unflatten(0, (samples, len(x)))  # (samples, B, PIXELS)
     reconstruction = bernoulli_log_likelihood(x, logits).mean()  # over samples and images
@@ -323,8 +326,8 @@ def evaluate(model, images, samples):
     """
     model.eval()  # makes no difference to this model, but would to one with dropout
     # fork_rng restores the state of the random numbers afterwards. So the training draws the same
-    # random numbers however often validation runs. devices=[] means: those of the CPU only, as all
-    # random numbers of this script are drawn on the CPU.
+    # random numbers however often validation runs. devices=[] restores only those of the CPU, on
+    # which all random numbers of this script are drawn.
     with torch.random.fork_rng(devices=[]):
         reconstruction, kl = elbo_terms(model, images, samples)
     return {
@@ -437,6 +440,8 @@ def train(model, training_images, validation_images, updates, batch_size, learni
 
 
 # ==== Plots =======================================================================================
+# main moves the model and the images to the CPU before it draws, so nothing here needs a device.
+
 # These colours differ for colour-blind readers, too, and in a grey print.
 BLUE = "#0072B2"
 LIGHT_BLUE = "#9ECAE1"
@@ -594,9 +599,9 @@ def draw_log_likelihood(training_log, validation_log):
             color=ORANGE,
             label="validation images",
         )
-        # Small differences could not be seen beside the very low first mini-batches, which plot
-        # (iii) shows. So the axis begins just below the lowest value of validation. A single such
-        # value may be higher than most mini-batches; then the axis is as matplotlib chooses it.
+        # The first mini-batches are so low that they would squeeze the rest of the plot. So the
+        # axis begins just below the lowest validation value. (Plot (iii) shows all mini-batches.)
+        # If validation has run only once, that could hide nearly all of them, so it is not done.
         if len(validation_log) > 1:
             bottom = validation_reconstruction.min() - 0.5
             top = max(reconstruction.max(), validation_reconstruction.max()) + 0.5
@@ -610,8 +615,8 @@ def draw_log_likelihood(training_log, validation_log):
 
 def save_figure(figure, path):
     """Save `figure` as a PDF without a date, so that the same run saves the same file."""
-    # On a full disk, matplotlib may raise any error. So it writes to memory, and write_bytes raises
-    # an OSError, which the last lines of this script report.
+    # Write to memory first: then a full disk gives an OSError, and not some error of matplotlib's.
+    # At the end of this file, an OSError is reported in one sentence.
     pdf = io.BytesIO()
     # dpi is the resolution of the images in the PDF. Lines and text have none.
     figure.savefig(pdf, format="pdf", dpi=300, metadata={"CreationDate": None})
@@ -636,7 +641,8 @@ def save_plots(folder, model, training_images, validation_images, training_log, 
 
 
 # ==== Results and files ===========================================================================
-# Every file that the program saves.
+# The names of all files that save_plots and save_training save, for delete_old_files. If you change
+# or add a name there, do so here, too.
 OUTPUT_FILES = [
     "problem1_i_dataset.pdf",
     "problem1_iii_elbo_terms.pdf",
@@ -734,7 +740,7 @@ def delete_old_files(folder):
 
 def save_training(folder, model, training_log, validation_log, text):
     """Save the weights, both logs and the `text` of results.txt. The model must be on the CPU."""
-    weights = io.BytesIO()  # to memory first, for the reason given in save_figure
+    weights = io.BytesIO()  # written to memory first, for the reason given in save_figure
     torch.save(model.state_dict(), weights)
     (folder / "vae.pt").write_bytes(weights.getvalue())
     save_log(folder / "training_log.csv", ["update", "reconstruction", "kl"], training_log)
@@ -762,7 +768,9 @@ def main(arguments=None):
 
     # (ii)
     model = VAE().to(options.device)
-    untrained = evaluate(model, training_images, samples=1)  # for check_elbo, which allows 1 nat
+    # The ELBO before the training, with which check_elbo compares. One sample of z is enough, as
+    # check_elbo ignores differences of less than 1 nat.
+    untrained = evaluate(model, training_images, samples=1)
     training_log, validation_log, interrupted = train(
         model,
         training_images,
