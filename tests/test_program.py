@@ -160,7 +160,7 @@ def test_images_of_28x28_pixels_are_one_edit(tmp_path):
     assert source.count("\nSTEP = 2 ") == 1
     script = tmp_path / "edited.py"
     script.write_text(source.replace("\nSTEP = 2 ", "\nSTEP = 1 "))
-    process = run_script("--updates=100", script=script)
+    process = run_script("--updates=20", script=script)
     assert process.returncode == 0
     assert process.stderr == ""
     weights = torch.load(tmp_path / "vae.pt", weights_only=True)

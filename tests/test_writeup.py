@@ -94,10 +94,10 @@ def test_comparison_of_validation_and_training_is_that_of_the_logs(source):
         return training[middle - 50 : middle + 51].mean()
 
     for update in (100, 1000, 4000):
-        pair = f"(${validation[update // 100 - 1]:.1f}$ and ${average(update):.1f}$"
+        pair = f"(${validation[update // 100 - 1]:.2f}$ and ${average(update):.2f}$"
         assert pair in source
-    assert f"by {average(1000) - validation[9]:.1f} at update 1,000" in source
-    assert f"by {average(4000) - validation[-1]:.1f} at the end" in source
+    assert f"by {average(1000) - validation[9]:.2f} at update 1,000" in source
+    assert f"by {average(4000) - validation[-1]:.2f} at the end" in source
 
 
 def test_numbers_of_the_table_are_those_of_the_results(source):
