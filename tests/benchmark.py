@@ -1,4 +1,4 @@
-"""Measure the time of a weight update, of the usual loop, and of the matrix products alone.
+"""Measure the time of a weight update, of a plain loop, and of the matrix products alone.
 
 Run it as `python tests/benchmark.py` (half a minute). Compare the ratios: the times themselves
 depend on the processor and on what else it is doing.
@@ -29,8 +29,8 @@ def this_program(images, validation_images):
         hw5.train(hw5.VAE(), images, validation_images, UPDATES, BATCH_SIZE, learning_rate=0.02)
 
 
-def usual_loop(images):
-    """Train as most tutorials do: one sample of z at a time, and a sigmoid before the loss."""
+def plain_loop(images):
+    """Train with one sample of z after the other, and with a sigmoid before the loss."""
     model = hw5.VAE()
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(UPDATES):
@@ -73,7 +73,7 @@ def main():
     ways = {
         "matrix products alone": lambda: matrix_products(images),
         "this program": lambda: this_program(images, validation_images),
-        "usual loop": lambda: usual_loop(images),
+        "plain loop": lambda: plain_loop(images),
     }
     times = np.empty((1 + ROUNDS, len(ways)))
     for round_times in times:

@@ -105,6 +105,15 @@ def test_noise_is_standard_normal_and_its_own_for_each_image_sample_and_dimensio
     assert correlations.abs().max() < 0.1
 
 
+def test_everything_is_computed_on_the_device_of_the_images():
+    """PyTorch's device "meta" has no values, but refuses tensors of two devices, as a GPU does."""
+    model = hw5.VAE().to("meta")
+    x = torch.zeros(20, 196, device="meta")
+    reconstruction, kl = hw5.elbo_terms(model, x, samples=2)
+    assert reconstruction.device.type == "meta"
+    assert kl.device.type == "meta"
+
+
 def test_evaluation_averages_over_all_images_and_samples(data, trained_model):
     """By many samples the estimates agree, whatever the noise was."""
     torch.manual_seed(0)

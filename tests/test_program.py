@@ -155,6 +155,17 @@ def test_main_can_be_called_from_a_notebook_with_a_list_of_options(tmp_path):
     assert (tmp_path / "problem1_vi_log_likelihood.pdf").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_program_runs_on_a_gpu(tmp_path):
+    process = run_script("--updates=120", "--device=cuda", f"--output-dir={tmp_path}")
+    assert process.returncode == 0
+    assert process.stderr == ""
+    table = read_table((tmp_path / "results.txt").read_text())
+    assert -48 < table["training"][2] < -38
+    weights = torch.load(tmp_path / "vae.pt", weights_only=True)
+    assert all(weight.device.type == "cpu" for weight in weights.values())
+
+
 def test_images_of_28x28_pixels_are_one_edit(tmp_path):
     source = SCRIPT.read_text()
     assert source.count("\nSTEP = 2 ") == 1
