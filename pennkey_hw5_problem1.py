@@ -121,8 +121,8 @@ def parse_options(arguments=None):
         epilog="More settings are constants at the top of the script.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    # The defaults come from a search. Of all settings tried with which the training takes about as
-    # long, they gave the best ELBO on the training images.
+    # The defaults of the next three options come from a search. Among the settings tried whose
+    # training takes no longer, these gave the best ELBO on the training images.
     parser.add_argument(
         "--updates",
         type=positive_integer,
@@ -170,17 +170,19 @@ def parse_options(arguments=None):
 
 # ==== (i) The data set ============================================================================
 def make_data(data_dir):
-    """Return the training (10000, PIXELS), validation (100, PIXELS) and test images (8820, PIXELS).
+    """Return the training, validation and test images, each (digits, images of a digit, PIXELS).
 
-    Each of the three has equally many images of every digit and is ordered by digit. The training
+    By default they are (10, 1000, PIXELS), (10, 10, PIXELS) and (10, 882, PIXELS). The training
     images come from MNIST's training split. MNIST has no validation split, so the validation images
     come from its test split. The test images, 892 - 10 of each digit, are further images of that
     split. The handout does not ask for them, and they are used only in the table of results.
-    Raises RunError if MNIST can be neither read nor downloaded, or if it has too few images.
+    Raises RunError if MNIST can be neither read nor downloaded, or if a constant does not fit.
     """
-    # This is also an error if STEP was changed after SIDE had been computed from it.
     if SIDE * STEP != 28:
-        raise RunError(f"STEP is {STEP}, but must divide 28. Change it at the top of the script.")
+        raise RunError(
+            f"SIDE is {SIDE} and STEP is {STEP}, but SIDE must be 28 / STEP. "
+            "Change STEP at the top of the script: SIDE is computed from it."
+        )
     if not 0 < VALIDATION_PER_DIGIT <= HELD_OUT_PER_DIGIT:
         raise RunError(f"VALIDATION_PER_DIGIT must be between 1 and {HELD_OUT_PER_DIGIT}.")
     try:
@@ -193,19 +195,18 @@ def make_data(data_dir):
             "Delete damaged files in it, or use --data-dir to name a folder that has MNIST."
         ) from error
 
-    # These two are (digits, images of a digit, PIXELS).
     training = choose_images(training_split, TRAINING_PER_DIGIT)
     held_out = choose_images(test_split, HELD_OUT_PER_DIGIT)
     validation = held_out[:, :VALIDATION_PER_DIGIT]
     test = held_out[:, VALIDATION_PER_DIGIT:]
-    return training.flatten(0, 1), validation.flatten(0, 1), test.flatten(0, 1)
+    return training, validation, test
 
 
 def choose_images(split, per_digit):
-    """Return `per_digit` images of each digit from a split of MNIST: (digits, per_digit, PIXELS).
+    """Return `per_digit` prepared images of each digit from a split of MNIST.
 
-    They are drawn at random, because the order of the images in MNIST is not random.
-    Raises RunError if MNIST has too few.
+    They are (digits, per_digit, PIXELS), sub-sampled and binarized. They are drawn at random,
+    because the order of the images in MNIST is not random. Raises RunError if MNIST has too few.
     """
     chosen = []
     for digit in DIGITS:
@@ -347,7 +348,7 @@ def mini_batches(images, batch_size):
     while True:
         order = torch.randperm(len(images))
         for indices in order.split(batch_size):
-            yield images[indices]  # indices on the CPU are right for images on a GPU, too
+            yield images[indices]  # indices on the CPU also work for images on a GPU
 
 
 def learning_rate_factor(updates_done, updates):
@@ -440,7 +441,7 @@ def train(model, training_images, validation_images, updates, batch_size, learni
 
 
 # ==== Plots =======================================================================================
-# main moves the model and the images to the CPU before it draws, so nothing here needs a device.
+# Here, the model and the images are on the CPU.
 
 # These colours differ for colour-blind readers, too, and in a grey print.
 BLUE = "#0072B2"
@@ -471,19 +472,16 @@ def show_images(axes, images, columns):
     return axes.imshow(grid[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
 
 
-def draw_dataset(training_images):
-    """Return plot (i), a Figure: the first ten training images of each digit.
-
-    The images must be ordered by digit, as make_data returns them.
-    """
-    by_digit = training_images.reshape(len(DIGITS), TRAINING_PER_DIGIT, PIXELS)
-    shown = by_digit[:, :10]
+def draw_dataset(training_by_digit):
+    """Return plot (i), a Figure: the first ten of the training images (digits, n, PIXELS)."""
+    shown = training_by_digit[:, :10]
     columns = shown.shape[1]  # 10, or fewer if there are fewer images
 
     figure = Figure(figsize=(3.4, 3.4), layout="constrained")
     axes = figure.subplots()
     show_images(axes, shown.flatten(0, 1), columns)
-    axes.set_title(f"(i) Data set: {columns} of {TRAINING_PER_DIGIT} images of each digit")
+    total = training_by_digit.shape[1]
+    axes.set_title(f"(i) Data set: {columns} of {total} images of each digit")
     for row, digit in enumerate(DIGITS):
         # A row is SIDE + 1 pixels high: an image and the grey line above it.
         middle = (SIDE + 1) * (row + 0.5)
@@ -506,8 +504,10 @@ def draw_elbo_terms(training_log):
     upper.grid(alpha=0.3)
     upper.legend(loc="lower right")
 
-    lower.plot(updates, kl, "o-", color=ORANGE, label="second term: KL(p(z|x) || N(0, I))")
-    lower.set_ylabel("KL, which Eq. (1) subtracts\n(nats per image)")
+    lower.plot(
+        updates, kl, "o-", color=ORANGE, label="second term, subtracted: KL(p(z|x) || N(0, I))"
+    )
+    lower.set_ylabel("KL\n(nats per image)")
     lower.grid(alpha=0.3)
     lower.legend(loc="lower right")
 
@@ -520,16 +520,15 @@ def draw_elbo_terms(training_log):
 
 
 @torch.no_grad()
-def draw_reconstructions(model, validation_images):
+def draw_reconstructions(model, validation_by_digit):
     """Return plot (iv), a Figure: eight validation images, each beside the decoder's output for it.
 
-    They are the first image of each of the digits 0 to 7. The images must be ordered by digit, as
-    make_data returns them. The decoder's input z is the encoder's mean, because a sample of z would
-    make the plot depend on chance.
+    They are the first image of each of the digits 0 to 7 in the validation images (digits, n,
+    PIXELS). The decoder's input z is the encoder's mean, because a sample of z would make the plot
+    depend on chance.
     """
     model.eval()
-    by_digit = validation_images.reshape(len(DIGITS), VALIDATION_PER_DIGIT, PIXELS)
-    x = by_digit[:8, 0]
+    x = validation_by_digit[:8, 0]
     mean, _ = model.encode(x)
     logits = model.decode(mean)
     y = torch.sigmoid(logits)
@@ -601,7 +600,8 @@ def draw_log_likelihood(training_log, validation_log):
         )
         # The first mini-batches are so low that they would squeeze the rest of the plot. So the
         # axis begins just below the lowest validation value. (Plot (iii) shows all mini-batches.)
-        # If validation has run only once, that could hide nearly all of them, so it is not done.
+        # With a single validation value, such an axis could hide nearly all mini-batches, so there
+        # must be two.
         if len(validation_log) > 1:
             bottom = validation_reconstruction.min() - 0.5
             top = max(reconstruction.max(), validation_reconstruction.max()) + 0.5
@@ -623,14 +623,14 @@ def save_figure(figure, path):
     path.write_bytes(pdf.getvalue())
 
 
-def save_plots(folder, model, training_images, validation_images, training_log, validation_log):
+def save_plots(folder, model, training_by_digit, validation_by_digit, training_log, validation_log):
     """Draw all plots and save them in `folder`. The model and the images must be on the CPU."""
     # matplotlib's own style and the sizes above, whatever the user's own style is.
     with matplotlib.style.context(["default", SIZES]):
-        save_figure(draw_dataset(training_images), folder / "problem1_i_dataset.pdf")
+        save_figure(draw_dataset(training_by_digit), folder / "problem1_i_dataset.pdf")
         save_figure(draw_elbo_terms(training_log), folder / "problem1_iii_elbo_terms.pdf")
         save_figure(
-            draw_reconstructions(model, validation_images),
+            draw_reconstructions(model, validation_by_digit),
             folder / "problem1_iv_reconstructions.pdf",
         )
         save_figure(draw_samples(model), folder / "problem1_v_samples.pdf")
@@ -761,10 +761,11 @@ def main(arguments=None):
     torch.manual_seed(options.seed)
 
     # (i)
-    training_images, validation_images, test_images = make_data(options.data_dir)
-    training_images = training_images.to(options.device)
-    validation_images = validation_images.to(options.device)
-    test_images = test_images.to(options.device)
+    training_by_digit, validation_by_digit, test_by_digit = make_data(options.data_dir)
+    # For (ii) the digits do not matter: from (digits, n, PIXELS) to (B, PIXELS).
+    training_images = training_by_digit.flatten(0, 1).to(options.device)
+    validation_images = validation_by_digit.flatten(0, 1).to(options.device)
+    test_images = test_by_digit.flatten(0, 1).to(options.device)
 
     # (ii)
     model = VAE().to(options.device)
@@ -803,11 +804,9 @@ def main(arguments=None):
 
     # What took time to compute is saved first, before anything can go wrong in a plot.
     model = model.to("cpu")
-    training_images = training_images.to("cpu")
-    validation_images = validation_images.to("cpu")
     delete_old_files(folder)
     save_training(folder, model, training_log, validation_log, text)
-    save_plots(folder, model, training_images, validation_images, training_log, validation_log)
+    save_plots(folder, model, training_by_digit, validation_by_digit, training_log, validation_log)
     print(f"Five plots, two logs, vae.pt and results.txt are in {folder}")
 
     if interrupted:

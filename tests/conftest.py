@@ -39,10 +39,16 @@ def committed(path):
 
 
 @pytest.fixture(scope="session")
-def data():
-    """The training, validation and test images of seed 0."""
+def data_by_digit():
+    """The training, validation and test images of seed 0, each (10, n, 196)."""
     torch.manual_seed(0)
     return hw5.make_data(DATA)
+
+
+@pytest.fixture(scope="session")
+def data(data_by_digit):
+    """The training (10000, 196), validation (100, 196) and test images (8820, 196) of seed 0."""
+    return [images.flatten(0, 1) for images in data_by_digit]
 
 
 @pytest.fixture(scope="session")

@@ -45,11 +45,11 @@ def made_up_logs(updates):
     return training_log, validation_log
 
 
-def test_plot_i_shows_ten_training_images_of_each_digit_beside_its_name(data):
-    (axes,) = hw5.draw_dataset(data[0]).axes
+def test_plot_i_shows_ten_training_images_of_each_digit_beside_its_name(data_by_digit):
+    training, _, _ = data_by_digit
+    (axes,) = hw5.draw_dataset(training).axes
     images = shown_images(axes, rows=10, columns=10)
-    expected = data[0].reshape(10, 1000, 196)[:, :10]
-    np.testing.assert_allclose(images, expected, atol=0.01)
+    np.testing.assert_allclose(images, training[:, :10], atol=0.01)
     for digit, label in enumerate(axes.texts):
         _, height = label.get_position()
         assert label.get_text() == f"digit {digit}"
@@ -65,22 +65,25 @@ def test_plot_iii_shows_both_terms_at_every_update():
     np.testing.assert_array_equal(
         curve(upper, "first term: E[log p(x|z)]"), (updates, reconstruction)
     )
-    np.testing.assert_array_equal(curve(lower, "second term: KL(p(z|x) || N(0, I))"), (updates, kl))
+    np.testing.assert_array_equal(
+        curve(lower, "second term, subtracted: KL(p(z|x) || N(0, I))"), (updates, kl)
+    )
     assert upper.get_ylabel() == "reconstruction\n(nats per image)"
-    assert lower.get_ylabel() == "KL, which Eq. (1) subtracts\n(nats per image)"
+    assert lower.get_ylabel() == "KL\n(nats per image)"
     assert lower.get_xlabel() == "number of weight updates (logarithmic axis)"
     assert upper.get_xscale() == lower.get_xscale() == "log"
     assert len(legend_texts(upper)) == len(legend_texts(lower)) == 1
 
 
 def test_plot_iv_shows_validation_images_beside_the_outputs_for_the_encoder_s_mean(
-    data, trained_model
+    data_by_digit, trained_model
 ):
-    *panels, colour_bar = hw5.draw_reconstructions(trained_model, data[1]).axes
+    _, validation, _ = data_by_digit
+    *panels, colour_bar = hw5.draw_reconstructions(trained_model, validation).axes
     assert len(panels) == 8
     assert colour_bar.get_ylabel() == "probability y of black"
     for digit, axes in enumerate(panels):
-        x = data[1][10 * digit]  # the first validation image of this digit
+        x = validation[digit, 0]
         mean, _ = trained_model.encode(x)
         y = torch.sigmoid(trained_model.decode(mean)).detach()
         (pair,) = shown_images(axes, rows=1, columns=2)
@@ -174,11 +177,12 @@ def test_curves_of_short_runs_are_drawn_without_warnings(updates):
     assert bottom < training_log[-1][1] < top
 
 
-def test_plots_of_a_model_with_dropout_are_those_of_evaluation(data):
+def test_plots_of_a_model_with_dropout_are_those_of_evaluation(data_by_digit):
+    _, validation, _ = data_by_digit
     model = hw5.VAE()
     model.encoder.append(torch.nn.Dropout(0.5))
     model.train()
-    first = hw5.draw_reconstructions(model, data[1])
-    second = hw5.draw_reconstructions(model, data[1])
+    first = hw5.draw_reconstructions(model, validation)
+    second = hw5.draw_reconstructions(model, validation)
     for axes, same_axes in zip(first.axes, second.axes):
         assert axes.get_title() == same_axes.get_title()

@@ -89,6 +89,7 @@ def test_results_are_those_of_the_saved_weights(run, trained_model):
     image_sets = hw5.make_data(DATA)
     table = read_table((run / "results.txt").read_text())
     for images, name in zip(image_sets, ["training", "validation", "test"]):
+        images = images.flatten(0, 1)
         epsilon = torch.randn(16, len(images), 8)
         reconstruction, kl = reference_terms(trained_model, images, epsilon)
         reconstruction = reconstruction.mean().item()
