@@ -49,21 +49,30 @@ def test_pdf_has_the_committed_plot(plot):
     assert in_plot <= contents(committed("writeup/hw5_problem1.pdf"))
 
 
-def test_numbers_about_the_first_updates_are_those_of_the_log(source):
-    _, reconstruction, kl = committed_log("training_log.csv").T
+def test_numbers_about_the_first_term_are_those_of_the_log(source):
+    _, reconstruction, _ = committed_log("training_log.csv").T
     assert f"the first term is ${reconstruction[0]:.1f}$" in source
     assert f"$196\\log\\frac12={196 * np.log(0.5):.1f}$" in source
-    assert f"It is ${reconstruction[3]:.0f}$ at update 4" in source
-    assert f"falls back to ${reconstruction[9]:.0f}$ at updates 10 and 17" in source
-    assert f"{reconstruction[9]:.0f}" == f"{reconstruction[16]:.0f}"
-    assert f"rises to ${reconstruction[99]:.0f}$ at update 100" in source
+    assert f"It rises to ${reconstruction[3]:.0f}$ at update 4" in source
+    assert "twice falls from above $-55$ to $-68$, at updates 10 and 17" in source
+    assert min(reconstruction[8], reconstruction[15]) > -55
+    assert round(reconstruction[9]) == round(reconstruction[16]) == -68
+    assert f"It is ${reconstruction[99]:.0f}$ at update 100" in source
+    assert f"${reconstruction[-100:].mean():.1f}$ on average over the last 100 updates" in source
+
+
+def test_numbers_about_the_kl_are_those_of_the_log(source):
+    _, _, kl = committed_log("training_log.csv").T
     assert f"The KL begins at {kl[0]:.1f}" in source
-    assert "swings between 1 and 12 in the first 30 updates" in source
+    assert "In the first 30 updates it then swings between 1 and 12" in source
     assert round(kl[1:30].min()) == 1
     assert round(kl[1:30].max()) == 12
-    assert "Its lowest value after that is about 4, near update 50" in source
-    assert 40 <= 31 + kl[30:].argmin() <= 60
-    assert round(kl[30:].min()) == 4
+    assert f"{kl[9]:.1f} at update 10 and {kl[16]:.1f} at update 17" in source
+    assert sorted([kl[9], kl[16]]) == sorted(kl[1:30])[:2]
+    assert "Near update 50 it is about 4" in source
+    assert round(kl[49]) == 4
+    assert f"to {kl[900:1000].mean():.1f} on average over the updates 901 to 1,000" in source
+    assert f"to {kl[-100:].mean():.1f} over the last 100" in source
 
 
 def test_numbers_about_the_reconstructions_are_those_in_the_plot(source):
@@ -74,16 +83,10 @@ def test_numbers_about_the_reconstructions_are_those_in_the_plot(source):
         values[int(words[0])] = float(words[1])
     assert len(values) == 8
     assert (
-        f"the 2 has become a ring like a 0, with the lowest log-likelihood, ${values[2]}$" in source
+        f"The 2 has become a ring like a 0, with the lowest log-likelihood, ${values[2]}$" in source
     )
     assert values[2] == min(values.values())
     assert sorted(values, key=values.get)[-2:] == [7, 1]
-
-
-def test_numbers_about_the_last_updates_are_those_of_the_log(source):
-    _, reconstruction, kl = committed_log("training_log.csv").T
-    assert f"to ${reconstruction[-100:].mean():.1f}$ on average over the last 100" in source
-    assert f"to {kl[-100:].mean():.0f} at the end" in source
 
 
 def test_comparison_of_validation_and_training_is_that_of_the_logs(source):
@@ -95,29 +98,31 @@ def test_comparison_of_validation_and_training_is_that_of_the_logs(source):
     average = np.array([training[middle - 51 : middle + 50].mean() for middle in middles])
     gap = average - validation
 
-    assert "Until about update 500 it runs along the moving average" in source
-    assert abs(gap[updates <= 500]).max() < 0.6
+    assert "From update 300 to 500" in source
+    assert "differ by less than 0.1" in source
+    assert abs(gap[(updates >= 300) & (updates <= 500)]).max() < 0.1
     assert "From update 600 on validation lies below" in source
     assert gap[updates >= 600].min() > 0
-    assert (
-        f"at update 1,000 by {gap[9]:.2f} (${validation[9]:.2f}$ and ${average[9]:.2f}$" in source
-    )
-    assert "Up to update 3,000 this gap varies between almost 0 and 1.5" in source
-    until_3000 = gap[(updates >= 600) & (updates <= 3000)]
-    assert until_3000.min() < 0.1
-    assert 1.4 < until_3000.max() < 1.55
-    end = f"the gap is {gap[-1]:.2f} (${validation[-1]:.2f}$ and ${average[-1]:.2f}$"
-    assert end in source
-    assert "Over the last 300 updates validation is flat" in source
+    early = gap[(updates >= 600) & (updates <= 1000)].mean()
+    middle = gap[(updates >= 2000) & (updates <= 3000)].mean()
+    late = gap[updates >= 3100].mean()
+    assert f"by {early:.1f} on average over the points from 600 to 1,000" in source
+    assert f"by {middle:.1f} from 2,000 to 3,000" in source
+    assert f"by {late:.1f} from 3,100 to 4,000" in source
+    assert f"is flat, at ${validation[-1]:.2f}$ at the end" in source
     assert np.ptp(validation[-4:]) < 0.25
+    assert f"the moving average ends at ${average[-1]:.2f}$" in source
 
 
 def test_numbers_of_the_table_are_those_of_the_results(source):
-    results = committed("figures/results.txt").decode().splitlines()
-    (training,) = [line.split() for line in results if line.startswith("training ")]
-    (test,) = [line.split() for line in results if line.startswith("test ")]
-    assert f"of the 8,820 test images (${test[1]}$)" in source
-    assert f"of the 10,000 training images (${training[1]}$)" in source
+    reconstruction = {}
+    for line in committed("figures/results.txt").decode().splitlines():
+        words = line.split()
+        if len(words) == 4:
+            reconstruction[words[0]] = words[1]
+    assert f"${reconstruction['training']}$ for the 10,000 training images" in source
+    assert f"${reconstruction['test']}$ for the 8,820 test images" in source
+    assert f"${reconstruction['validation']}$ for the 100 validation images" in source
 
 
 def test_numbers_of_parameters_are_those_of_the_model(source):
@@ -138,4 +143,4 @@ def test_source_compiles_without_overfull_lines(tmp_path):
     process = subprocess.run(command, cwd=tmp_path / "writeup", capture_output=True)
     assert process.returncode == 0
     assert "Overfull" not in (tmp_path / "writeup/hw5_problem1.log").read_text("latin-1")
-    assert len(PdfReader(tmp_path / "writeup/hw5_problem1.pdf").pages) == 4
+    assert len(PdfReader(tmp_path / "writeup/hw5_problem1.pdf").pages) <= 5
