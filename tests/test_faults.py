@@ -61,12 +61,14 @@ def test_wrong_option_is_named_in_one_line(capsys, option):
 
 
 def test_no_mnist_and_no_network_is_one_sentence(no_network, tmp_path):
-    process = run_script(f"--data-dir={tmp_path / 'none'}", f"--output-dir={tmp_path}")
-    assert process.returncode == 1
-    (line,) = process.stderr.splitlines()
-    assert line.startswith("error: MNIST can be neither read from nor downloaded to the folder")
-    assert str(tmp_path / "none") in line
-    assert "--data-dir" in line
+    with pytest.raises(hw5.RunError) as told:
+        hw5.make_data(tmp_path / "none")
+    sentence = str(told.value)
+    assert sentence.startswith(
+        f"MNIST can be neither read from nor downloaded to the folder {tmp_path}"
+    )
+    assert "--data-dir" in sentence
+    assert "\n" not in sentence
 
 
 def test_damaged_mnist_is_one_sentence(no_network, tmp_path):
@@ -78,13 +80,12 @@ def test_damaged_mnist_is_one_sentence(no_network, tmp_path):
         hw5.make_data(tmp_path / "data")
 
 
-def test_output_folder_that_cannot_be_made_is_told_before_the_training(tmp_path):
-    (tmp_path / "file").write_text("")
-    process = run_script(f"--output-dir={tmp_path / 'file'}")
-    assert process.returncode == 1
-    assert process.stdout == ""
-    (line,) = process.stderr.splitlines()
-    assert line.startswith(f"error: Nothing can be saved in the folder {tmp_path / 'file'}")
+def test_output_folder_that_cannot_be_made_is_told_before_the_training(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(hw5.RunError, match=f"Nothing can be saved in the folder {file}"):
+        hw5.main([f"--data-dir={DATA}", f"--output-dir={file}"])
+    assert capsys.readouterr().out == ""
 
 
 def test_output_folder_that_cannot_be_written_is_told():
