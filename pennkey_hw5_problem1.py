@@ -121,8 +121,9 @@ def parse_options(arguments=None):
         epilog="More settings are constants at the top of the script.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    # The defaults of the next three options come from a search: of all the settings that were tried
-    # and train on 800,000 images (updates x batch size), these gave the best training ELBO.
+    # The defaults of the next three options come from a search. It compared settings that use as
+    # many training images as these: updates x batch size = 800,000. These gave the best training
+    # ELBO.
     parser.add_argument(
         "--updates",
         type=positive_integer,
@@ -326,9 +327,9 @@ def evaluate(model, images, samples):
     `samples` is the number of samples of z for each image.
     """
     model.eval()  # makes no difference to this model, but would to one with dropout
-    # fork_rng puts the random number generator back to its state from before the block. So the
-    # training draws the same random numbers with and without validation. It always covers the
-    # generator of the CPU, which draws all noise of this script; with devices=[], no GPU's.
+    # fork_rng puts the random number generator of the CPU back to its state from before the block.
+    # So the training draws the same random numbers with and without validation. devices=[] leaves
+    # the generators of GPUs alone, because this script draws all its noise on the CPU.
     with torch.random.fork_rng(devices=[]):
         reconstruction, kl = elbo_terms(model, images, samples)
     return {
@@ -370,8 +371,8 @@ def check_before_training(model, training_images, validation_images):
     for images in (training_images, validation_images):
         if images.min() < 0 or images.max() > 1:
             raise RunError("The Bernoulli log-likelihood needs pixels between 0 and 1.")
-    # For any z, an untrained decoder outputs about as many negative logits as positive ones. If no
-    # output is outside of 0 to 1, somebody has almost certainly added a sigmoid.
+    # For any z, an untrained decoder outputs about as many negative logits as positive ones. If all
+    # outputs lie between 0 and 1, somebody has almost certainly added a sigmoid.
     model.eval()
     outputs = model.decode(torch.zeros(1, LATENT, device=training_images.device))
     if outputs.min() >= 0 and outputs.max() <= 1:
@@ -581,6 +582,7 @@ def draw_log_likelihood(training_log, validation_log):
     axes.plot(updates, reconstruction, "o", color=LIGHT_BLUE, label="training mini-batch")
 
     # The moving average at an update is over its mini-batch, the 50 before it and the 50 after it.
+    # mode="valid" keeps complete windows only: the first and the last 50 updates have no average.
     half = 50
     window = half + 1 + half
     if len(updates) >= window:
@@ -604,8 +606,8 @@ def draw_log_likelihood(training_log, validation_log):
         )
         # The first mini-batches are so low that they would squeeze the rest of the plot. So the
         # axis begins just below the lowest validation value. (Plot (iii) shows all mini-batches.)
-        # In a run of fewer than 200 updates, the only validation value is that after update 100.
-        # It is higher than most mini-batches before it, and such an axis would hide them.
+        # With a single validation value (fewer than 200 updates) the axis is left alone. That value
+        # is higher than most mini-batches before it, and an axis that begins there would hide them.
         if len(validation_log) > 1:
             bottom = validation_reconstruction.min() - 0.5
             top = max(reconstruction.max(), validation_reconstruction.max()) + 0.5
