@@ -133,7 +133,6 @@ def test_numbers_of_the_table_are_those_of_the_results(source):
             reconstruction[words[0]] = words[1]
     assert f"${reconstruction['training']}$ for the 10,000 training images" in source
     assert f"${reconstruction['test']}$ for the 8,820 test images" in source
-    assert f"${reconstruction['validation']}$ for the 100 validation images" in source
 
 
 def test_numbers_of_parameters_are_those_of_the_model(source):
